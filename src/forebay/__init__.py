@@ -1,0 +1,1 @@
+"""Forebay: event pipelines on Kafka, described by one `Pipeline` resource."""

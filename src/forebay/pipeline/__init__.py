@@ -1,0 +1,1 @@
+"""What the user asks for: models, rules across fields, loading, names, schemas."""

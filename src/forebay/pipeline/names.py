@@ -1,0 +1,38 @@
+"""The one place that derives Kafka's names from a Pipeline's.
+
+Namespace, Pipeline, stage and transform names are DNS labels, which hold no dot. A dot therefore separates them without
+ambiguity, and a prefix that ends in a dot (for ACLs) never covers a neighbour's names.
+"""
+
+from forebay.pipeline.spec import ConsumingStage, Pipeline, Processor, Producer, Stage, Transform
+
+
+def group_id(pipeline: Pipeline, stage: ConsumingStage) -> str:
+    """The consumer group of a processor or sink."""
+    return f"{pipeline.metadata.namespace}.{pipeline.metadata.name}.{stage.name}"
+
+
+def transactional_id(pipeline: Pipeline, stage: Stage, ordinal: int) -> str:
+    """Stable per replica: a successor fences and unblocks its predecessor at once, whatever became of it."""
+    return f"{pipeline.metadata.namespace}.{pipeline.metadata.name}.{stage.name}.{ordinal}"
+
+
+def dead_letter_topic(stage: ConsumingStage) -> str:
+    """Where the records go that the stage cannot process."""
+    return stage.dead_letters.topic if stage.dead_letters else f"{stage.from_}.dlq"
+
+
+def positions_topic(pipeline: Pipeline, stage: Producer) -> str:
+    """The compacted topic in which a producer's replicas keep the position of their source."""
+    return f"{pipeline.metadata.namespace}.{pipeline.metadata.name}.{stage.name}.positions"
+
+
+def changelog_topic(pipeline: Pipeline, stage: Processor, transform: Transform) -> str:
+    """The compacted topic from which a stateful transform's state is restored."""
+    owner = f"{pipeline.metadata.namespace}.{pipeline.metadata.name}.{stage.name}"
+    return f"{owner}.{transform.name}.v{transform.state_version}.changelog"
+
+
+def replica(stage: Stage, ordinal: int) -> str:
+    """A replica's name in logs and folders, as a StatefulSet names its pods."""
+    return f"{stage.name}-{ordinal}"
