@@ -14,7 +14,14 @@ from pydantic.alias_generators import to_camel
 class Model(BaseModel):
     """Frozen, camelCase outside, and unknown fields are errors: a typo must not pass silently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class OneOf(Model):
@@ -42,15 +49,36 @@ class OneOf(Model):
         return next(to_camel(name) for name in self.members() if getattr(self, name) is not None)
 
 
-DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=40)]
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+OBJECT_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+TOPIC_NAME = r"^[a-zA-Z0-9._-]+$"
+PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+ADDRESSES = r"^[^\s,/]+:[0-9]{1,5}(,[^\s,/]+:[0-9]{1,5})*$"
+ENTRYPOINT = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
+IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+IN_WORDS = {
+    DNS_LABEL: "lower-case letters, digits and '-', with a letter or digit at both ends",
+    OBJECT_NAME: "lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
+    TOPIC_NAME: "letters, digits, '.', '_' and '-'",
+    PRINTABLE: "characters that can be printed, and at least one",
+    ADDRESSES: "host:port, several separated by commas, without spaces",
+    ENTRYPOINT: "package.module:function",
+    IDENTIFIER: "a letter or '_', then letters, digits and '_', 63 at most",
+    FILE_NAME: "a file's name without folders: letters, digits, '.', '_' and '-'",
+}
+"""What a text that has to match a pattern consists of, for people."""
+
+DnsLabel = Annotated[str, StringConstraints(pattern=DNS_LABEL, min_length=1, max_length=40)]
 """Names of Pipelines, stages and transforms: no dot, so that a dot separates them in Kafka's names."""
 
-ObjectName = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
-]
-TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]+$", min_length=1, max_length=200)]
-FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Namespace = Annotated[str, StringConstraints(pattern=DNS_LABEL, min_length=1, max_length=63)]
+ObjectName = Annotated[str, StringConstraints(pattern=OBJECT_NAME, min_length=1, max_length=253)]
+TopicName = Annotated[str, StringConstraints(pattern=TOPIC_NAME, min_length=1, max_length=200)]
+FieldName = Annotated[str, StringConstraints(pattern=PRINTABLE, min_length=1, max_length=128)]
 ShortText = Annotated[str, StringConstraints(max_length=1024)]
+Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER, min_length=1, max_length=63)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -88,7 +116,7 @@ class Sasl(Model):
 class Kafka(Model):
     """Where Kafka is, and how to log in. `forebay run` replaces it by the embedded broker or `--bootstrap`."""
 
-    bootstrap_servers: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    bootstrap_servers: Annotated[str, StringConstraints(pattern=ADDRESSES, min_length=1, max_length=2048)]
     """host:port, several separated by commas."""
     tls: TLS | None = None
     sasl: Sasl | None = None
@@ -129,9 +157,9 @@ class Topic(Model):
     """Required when Managed; for External the least number accepted. It can grow, never shrink."""
     replication_factor: Annotated[int, Field(ge=1, le=15)] = 3
     """Set at creation; capped at the number of brokers by `forebay run`."""
-    config: Annotated[
-        dict[Annotated[str, StringConstraints(max_length=128)], ShortText], Field(max_length=64)
-    ] = Field(default_factory=dict)
+    config: Annotated[dict[Annotated[str, StringConstraints(max_length=128)], ShortText], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
     """Kafka topic configuration, as text, e.g. `retention.ms: "604800000"`."""
     fields: Annotated[tuple[RecordField, ...], Field(max_length=256)] = ()
     """The fields of its JSON records, where they cannot be derived from the stages that write it."""
@@ -199,7 +227,7 @@ class Pace(Model):
 class FileSource(Model):
     """Records from a file, once, from the first line to the last."""
 
-    path: ShortText
+    path: Annotated[str, StringConstraints(pattern=PRINTABLE, min_length=1, max_length=1024)]
     """Relative paths start at the Pipeline file's folder."""
     format: FileFormat = FileFormat.NDJSON
     fields: Annotated[tuple[FieldMapping, ...], Field(max_length=256)] = ()
@@ -345,9 +373,7 @@ class PythonMode(StrEnum):
 class PythonTransform(Model):
     """A function of the user's: `def f(record: forebay.messages.Record) -> dict | list[dict] | None`."""
 
-    entrypoint: Annotated[
-        str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", min_length=3, max_length=256)
-    ]
+    entrypoint: Annotated[str, StringConstraints(pattern=ENTRYPOINT, min_length=3, max_length=256)]
     """`package.module:name`"""
     mode: PythonMode = PythonMode.RECORD
     """Batch: the function takes a list of records and returns a list of as many results."""
@@ -366,6 +392,11 @@ class Transform(OneOf):
     filter: Filter | None = None
     python: PythonTransform | None = None
 
+    @property
+    def is_stateful(self) -> bool:
+        """Whether it keeps something per key, and so has a changelog."""
+        return self.moving_average is not None or (self.python is not None and self.python.stateful)
+
 
 class Processor(ConsumingStage):
     """Transforms between two topics, exactly once."""
@@ -375,13 +406,10 @@ class Processor(ConsumingStage):
     delivery: Delivery = Delivery()
 
 
-Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$", min_length=1, max_length=63)]
-
-
 class DuckDB(Model):
     """An embedded analytics database: one file, one replica."""
 
-    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)] = "pipeline.duckdb"
+    file: Annotated[str, StringConstraints(pattern=FILE_NAME, min_length=1, max_length=128)] = "pipeline.duckdb"
     """Lies in the stage's data folder."""
     table: Identifier
     memory_limit_mb: Annotated[int, Field(ge=64, le=1_048_576)] = 512
@@ -392,7 +420,7 @@ class Postgres(Model):
     """A PostgreSQL table."""
 
     secret_ref: SecretRef
-    """Secret with key `uri`, or with `host`, `port`, `dbname`, `user`, `password`, optionally `sslmode` and `ca.crt`."""
+    """Secret with key `uri`, or `host`, `port`, `dbname`, `user`, `password`, optionally `sslmode` and `ca.crt`."""
     table: Identifier
     db_schema: Identifier = Field(default="public", alias="schema")
 
@@ -442,7 +470,7 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     name: DnsLabel
-    namespace: DnsLabel = "default"
+    namespace: Namespace = "default"
 
 
 class Pipeline(Model):

@@ -1,0 +1,74 @@
+# Every verb sets up what it needs; the second time that takes no time. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+FILE ?= manifests/samples/01-sensors/pipeline.yaml
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PROJECTS := . services/producer services/processor services/sink cli
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --progress-bar off
+
+.PHONY: help
+help: ## List the verbs
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: run
+run: .setup/run ## Run a Pipeline on this machine: make run [FILE=pipeline.yaml] [ARGS="--records 100000"]
+	@$(BIN)/forebay run $(FILE) $(ARGS)
+
+.PHONY: test
+test: .setup/dev ## Run all tests that need no cluster, against a real Kafka and PostgreSQL
+	@$(BIN)/python -m pytest tests
+
+.PHONY: unit
+unit: .setup/dev ## Run the tests without IO
+	@$(BIN)/python -m pytest tests/unit
+
+.PHONY: check
+check: .setup/dev ## Lint, format, types, import layers, generated files
+	@$(BIN)/ruff check --output-format concise . || { echo "mend: make format"; exit 1; }
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check . ; echo "mend: make format"; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python hack/generate.py --check
+
+.PHONY: format
+format: .setup/dev ## Format the code and mend what the linter can
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: generate
+generate: .setup/dev ## Generate the CRD from the models
+	@$(BIN)/python hack/generate.py
+
+.PHONY: lock
+lock: .setup/dev ## Pin the dependencies of requirements/*.in anew, with hashes
+	@$(INSTALL) uv
+	@for set in cli dev; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate requirements/$$set.in -o requirements/$$set.txt; done
+
+.PHONY: clean
+clean: ## Remove the virtual environment and all caches in the clone; Kafka's cache outside it stays
+	@rm -rf $(VENV) .setup .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The virtual environment: made once, brought up to date when a pinned set or a project file changes.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "forebay needs Python 3.11 or newer; found: $$($(PYTHON) --version 2>&1). Name one: make PYTHON=python3.12"; exit 1; }
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python's venv module is incomplete; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+.setup/run: requirements/cli.txt $(PROJECTS:%=%/pyproject.toml) | $(BIN)/python
+	@echo "installing pinned packages (once; about 150 MB)"
+	@$(INSTALL) --require-hashes -r requirements/cli.txt
+	@$(INSTALL) --no-deps --no-build-isolation $(PROJECTS:%=-e %)
+	@$(BIN)/python -m forebay_cli.embedded_kafka install
+	@mkdir -p .setup && touch $@
+
+.setup/dev: requirements/dev.txt .setup/run
+	@echo "installing pinned test tools (once)"
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@mkdir -p .setup && touch $@

@@ -1,0 +1,110 @@
+"""A processor's transforms, compiled once per partition into steps over batches of rows."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from forebay.kafka.group import Run
+from forebay.pipeline.spec import Processor, Transform
+from forebay.runtime.stage import Outcome
+from forebay.runtime.state import KeyedState, Store
+from forebay_processor import rows as forms
+from forebay_processor.transforms import moving_average, python
+from forebay_processor.transforms.filtering import FilterTransform
+from forebay_processor.transforms.moving_average import MovingAverageTransform
+from forebay_processor.transforms.python import PythonStep
+
+Opener = Callable[[Transform], Store]
+"""Opens the store of a stateful transform for the partition at hand."""
+
+
+def is_stateful(transform: Transform) -> bool:
+    """Whether the transform keeps state per key, and so has a changelog."""
+    return transform.moving_average is not None or bool(transform.python and transform.python.stateful)
+
+
+class Chain:
+    """The stage's work on one partition."""
+
+    def __init__(self, processor: Processor, open_store: Opener, *, cache_bytes: int) -> None:
+        self._states: dict[str, KeyedState[Any]] = {}
+        self._steps: list[Any] = []
+        for transform in processor.transforms:
+            if is_stateful(transform):
+                self._states[transform.name] = _state(transform, open_store(transform), cache_bytes)
+            self._steps.append(_step(transform, self._states.get(transform.name)))
+        self._decode = _decoder(processor)
+
+    @property
+    def states(self) -> dict[str, KeyedState[Any]]:
+        """State of each stateful transform, by name."""
+        return self._states
+
+    def process(self, run: Run) -> Outcome:
+        """Decode, apply every transform, encode."""
+        dropped = self._dropped()
+        rows = self._decode(run.messages)
+        for step in self._steps:
+            step.apply(rows)
+        texts = rows.encoded()
+        records = [{"key": key, "value": text} for key, text in zip(rows.keys, texts, strict=True)]
+        headed = [index for index, source in enumerate(rows.sources) if source.headers()]
+        return Outcome(
+            records=records,
+            with_headers=headed,
+            sources=rows.sources,
+            dead_letters=rows.dead_letters,
+            dropped=self._dropped() - dropped,
+        )
+
+    def _dropped(self) -> int:
+        return sum(getattr(step, "dropped", 0) for step in self._steps)
+
+
+def _state(transform: Transform, store: Store, cache_bytes: int) -> KeyedState[Any]:
+    if transform.moving_average is not None:
+        window = transform.moving_average.window
+        return KeyedState(
+            store,
+            decode=lambda data: moving_average.decode(data, window),
+            encode=moving_average.Window.encode,
+            value_bytes=moving_average.VALUE_BYTES + 8 * window,
+            cache_bytes=cache_bytes,
+        )
+    return KeyedState(
+        store, decode=python.Held, encode=python.encode, value_bytes=python.VALUE_BYTES, cache_bytes=cache_bytes
+    )
+
+
+def _step(transform: Transform, state: KeyedState[Any] | None) -> Any:
+    if transform.moving_average is not None and state is not None:
+        return MovingAverageTransform(transform.moving_average, state)
+    if transform.filter is not None:
+        return FilterTransform(transform.filter)
+    if transform.python is not None:
+        return PythonStep(transform.python, python.load(transform.python.entrypoint), state)
+    raise AssertionError(transform)
+
+
+def _decoder(processor: Processor) -> Callable[[list[Any]], forms.TypedRows | forms.ObjectRows]:
+    if any(transform.python is not None for transform in processor.transforms):
+        return forms.decode_objects
+    fields = list(_fields(processor))
+    return forms.Decoder(
+        numbers=[name for name, required in fields if required],
+        optional=[name for name, required in fields if not required],
+        outputs=[each.moving_average.output for each in processor.transforms if each.moving_average is not None],
+    ).decode
+
+
+def _fields(processor: Processor) -> Iterator[tuple[str, bool]]:
+    """The input's fields that the transforms read, and whether each must be there: once a filter came, it need not."""
+    made: set[str] = set()
+    filtered = False
+    for transform in processor.transforms:
+        if transform.filter is not None:
+            filtered = True
+            yield from ((each.field, False) for each in transform.filter.where if each.field not in made)
+        elif transform.moving_average is not None:
+            if transform.moving_average.field not in made:
+                yield transform.moving_average.field, not filtered
+            made.add(transform.moving_average.output)

@@ -1,0 +1,1 @@
+"""The transforms: each changes a batch of rows, column by column."""

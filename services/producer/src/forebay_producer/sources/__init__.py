@@ -1,0 +1,1 @@
+"""Where events come from: each source is a function of its position."""

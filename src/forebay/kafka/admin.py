@@ -1,0 +1,270 @@
+"""Kafka's administration: what topics and groups there are, and the steps of a plan. The only IO of planning.
+
+Every call is bounded in time. An error says what was being done, at which address, and what to check; it is TryLater
+where waiting may help, and Refused where a person must act.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+    TopicDescription,
+)
+
+from forebay.errors import ForebayError, Refused, TryLater
+from forebay.planning.topics import Action, AddPartitions, AlterConfig, CreateTopic, TopicState
+
+REQUEST_TIMEOUT_S = 10.0
+LEADERS_TIMEOUT_S = 30.0
+"""A new topic answers in milliseconds; a cluster that elects leaders after a failure may take this long."""
+
+_POLL_S = 0.1
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A consumer group as its coordinator describes it."""
+
+    state: str
+    """STABLE, EMPTY, DEAD (there is no such group), PREPARING_REBALANCING, COMPLETING_REBALANCING ..."""
+    members: int
+
+
+class Admin:
+    """A connection for administration, made from librdkafka properties (`settings.connection`)."""
+
+    def __init__(self, connection: Mapping[str, Any]) -> None:
+        self._servers = str(connection["bootstrap.servers"])
+        self._complaint: KafkaError | None = None
+        # what librdkafka would log about connections comes back as an error here
+        properties: dict[str, Any] = {**connection, "log_level": 0, "error_cb": self._remember}
+        self._client = AdminClient(properties)
+
+    def brokers(self) -> int:
+        """How many brokers the cluster has."""
+        cluster = self._client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
+        return len(self._result(cluster, "describe the cluster").nodes)
+
+    def observe(self, names: Iterable[str]) -> dict[str, TopicState | None]:
+        """The topics by name, with every configuration value in force; None where there is no such topic."""
+        described = self._describe(names)
+        found = [name for name, description in described.items() if description is not None]
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
+        configs = self._client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S) if found else {}
+        in_force = {
+            resource.name: self._result(future, f"read the configuration of topic {resource.name}")
+            for resource, future in configs.items()
+        }
+        return {
+            name: None if description is None else _state(description, in_force[name])
+            for name, description in described.items()
+        }
+
+    def check(self, action: Action) -> str | None:
+        """What Kafka would refuse about the action, as a sentence; None when it would take it. Changes nothing."""
+        try:
+            self._request(action, validate_only=True)
+        except Refused as refusal:
+            return str(refusal)
+        return None
+
+    def apply(self, action: Action) -> None:
+        """Takes one step of a plan and waits until it is done. A step that somebody else took is done."""
+        self._request(action, validate_only=False)
+        match action:
+            case CreateTopic(name, partitions):
+                self._wait_for_leaders(name, partitions)
+            case AddPartitions(name, _, partitions):
+                self._wait_for_leaders(name, partitions)
+
+    def begin_offsets(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """The offset of the oldest record, by partition."""
+        return self._offsets(topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # so in the client
+
+    def end_offsets(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """The offset after the last committed record (the last stable offset), by partition."""
+        return self._offsets(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # so in the client
+
+    def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int | None]:
+        """The group's committed offsets by partition, None where it never committed.
+
+        Offsets of open transactions are waited for, so TryLater may mean that one hangs.
+        """
+        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number) for number in partitions])
+        futures = self._client.list_consumer_group_offsets(
+            [asked], require_stable=True, request_timeout=REQUEST_TIMEOUT_S
+        )
+        doing = f"read the offsets of group {group}"
+        answer = self._result(futures[group], doing)
+        for partition in answer.topic_partitions:
+            if partition.error is not None:
+                raise self._error(partition.error, doing)
+        return {p.partition: p.offset if p.offset >= 0 else None for p in answer.topic_partitions}
+
+    def group_state(self, group: str) -> GroupState:
+        """The group's state and how many members it has."""
+        futures = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
+        try:
+            answer = futures[group].result(timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as exception:
+            if _code(exception) == KafkaError.GROUP_ID_NOT_FOUND:
+                return GroupState("DEAD", 0)
+            raise self._error(exception.args[0], f"describe group {group}") from exception
+        return GroupState(answer.state.name, len(answer.members))
+
+    def delete_topics(self, names: Sequence[str]) -> None:
+        """Deletes topics with all of their records; those that do not exist are skipped."""
+        for name, future in self._client.delete_topics(list(names), request_timeout=REQUEST_TIMEOUT_S).items():
+            self._result(future, f"delete topic {name}", done=KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    def _describe(self, names: Iterable[str]) -> dict[str, TopicDescription | None]:
+        futures = self._client.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_S)
+        missing = KafkaError.UNKNOWN_TOPIC_OR_PART
+        return {name: self._result(future, f"describe topic {name}", done=missing) for name, future in futures.items()}
+
+    def _request(self, action: Action, *, validate_only: bool) -> None:
+        bounds = {"request_timeout": REQUEST_TIMEOUT_S, "validate_only": validate_only}
+        match action:
+            case CreateTopic():
+                topic = NewTopic(action.name, action.partitions, action.replication_factor, config=dict(action.config))
+                futures = self._client.create_topics([topic], **bounds)
+                self._result(futures[action.name], f"create topic {action.name}", done=KafkaError.TOPIC_ALREADY_EXISTS)
+            case AddPartitions():
+                futures = self._client.create_partitions([NewPartitions(action.name, action.wanted)], **bounds)
+                # also the answer when the topic has grown already; waiting for its leaders tells the difference
+                self._result(futures[action.name], f"grow topic {action.name}", done=KafkaError.INVALID_PARTITIONS)
+            case AlterConfig():
+                changed = self._client.incremental_alter_configs([_settings(action)], **bounds)
+                for future in changed.values():
+                    self._result(future, f"change the configuration of topic {action.name}")
+
+    def _wait_for_leaders(self, name: str, partitions: int) -> None:
+        """Creation is asynchronous: until every partition has a leader, clients see errors."""
+        deadline = time.monotonic() + LEADERS_TIMEOUT_S
+        while time.monotonic() < deadline:
+            description = self._describe([name])[name]
+            if description is not None and all(partition.leader for partition in description.partitions):
+                if (found := len(description.partitions)) == partitions:
+                    return
+                if found > partitions:
+                    raise TryLater(f"somebody else gave topic {name} {found} partitions, not {partitions}: plan again")
+            time.sleep(_POLL_S)
+        raise TryLater(
+            f"topic {name} does not have {partitions} partitions with leaders after {LEADERS_TIMEOUT_S:g} s: "
+            "check the brokers, then plan again"
+        )
+
+    def _offsets(self, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+        futures = self._client.list_offsets(
+            {TopicPartition(topic, number): spec for number in partitions},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=REQUEST_TIMEOUT_S,
+        )
+        return {p.partition: self._result(future, f"read offsets of {topic}").offset for p, future in futures.items()}
+
+    def _result(self, future: "Future[_T]", doing: str, *, done: int | None = None) -> Any:
+        """The answer; None when Kafka answers with the error code `done`, which means that nothing is left to do."""
+        self._complaint = None
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            try:
+                return future.result(timeout=_POLL_S)
+            except TimeoutError:
+                self._client.poll(0)  # serves `_remember`
+                if self._complaint is not None and _is_login(self._complaint):
+                    raise self._error(self._complaint, doing) from None  # it would be repeated until the time is up
+                if time.monotonic() > deadline:
+                    raise self._unreachable() from None
+            except KafkaException as exception:
+                if _code(exception) == done:
+                    return None
+                self._client.poll(0)
+                raise self._error(exception.args[0], doing) from exception
+
+    def _remember(self, error: KafkaError) -> None:
+        """librdkafka's reports about its connections; the sum of them says less than each."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - the public name of the code
+            self._complaint = error
+
+    def _error(self, error: KafkaError, doing: str) -> ForebayError:
+        if error.code() in _UNREACHABLE:
+            return self._unreachable()
+        if _is_login(error):
+            return Refused(
+                f"Kafka at {self._servers} refuses the login: {error.str()}: check mechanism, user and password"
+            )
+        if error.code() in _FORBIDDEN:
+            return Refused(f"the user may not {doing}: {error.str()}: let an administrator of Kafka add the ACL")
+        if error.retriable():
+            return TryLater(f"cannot {doing}: {error.str()}: try again")
+        return Refused(f"cannot {doing}: {error.str()}")
+
+    def _unreachable(self) -> TryLater:
+        complaint = self._complaint
+        reason = f"{complaint.str()}: " if complaint is not None else ""
+        tls = complaint is not None and complaint.code() == KafkaError._SSL  # noqa: SLF001 - the public name of the code
+        cure = "check tls and its Secrets" if tls else "check the address, and that a broker listens there"
+        return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
+
+
+_UNREACHABLE = frozenset(
+    {
+        KafkaError._TIMED_OUT,  # noqa: SLF001 - the public name of the code
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError._SSL,  # noqa: SLF001
+    }
+)
+_FORBIDDEN = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+
+
+def _is_login(error: KafkaError) -> bool:
+    return error.code() in {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}  # noqa: SLF001
+
+
+def _code(exception: KafkaException) -> int:
+    return int(exception.args[0].code())
+
+
+def _state(description: TopicDescription, config: Mapping[str, ConfigEntry]) -> TopicState:
+    return TopicState(
+        name=description.name,
+        partitions=len(description.partitions),
+        replication_factor=min(len(partition.replicas) for partition in description.partitions),
+        config={name: entry.value for name, entry in config.items() if entry.value is not None},
+        topic_id=str(description.topic_id),
+    )
+
+
+def _settings(action: AlterConfig) -> ConfigResource:
+    changes = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in action.config.items()
+    ]
+    return ConfigResource(ResourceType.TOPIC, action.name, incremental_configs=changes)

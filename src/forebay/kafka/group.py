@@ -1,0 +1,252 @@
+"""One member of a consumer group: runs of records of the partitions that it owns, and nothing of the others.
+
+The broker fences members, not partitions: it would accept a commit for a partition that has moved on. So ownership is kept
+here, and whoever commits asks `owned`. Rebalance callbacks run inside `read`, in the caller's thread; an error raised in
+one is kept until librdkafka has its answer, and then raised by `read`.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import structlog
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from forebay.errors import Fatal, Refused, TryLater
+from forebay.kafka.settings import Properties
+from forebay.pipeline.spec import StartFrom
+
+log = structlog.get_logger()
+
+COMMITTED_TIMEOUT_S = 60.0
+"""How long to wait for stable offsets: a dead member's open transaction hides them until it times out."""
+
+
+class Run(NamedTuple):
+    """Consecutive records of one partition."""
+
+    partition: int
+    messages: list[Message]
+    next_offset: int
+    """The offset behind the last record: what is committed once the run is done."""
+
+
+Partitions = list[int]
+
+
+def _ignore(_partitions: Partitions) -> None:
+    pass
+
+
+class GroupReader:
+    """A subscribed consumer that hands out records in runs and tells when its assignment changes.
+
+    `starts` gives the offset to begin each newly assigned partition at; None for a partition (and no `starts` at all) means the
+    committed offset, or where there is none, `start_from`.
+    """
+
+    def __init__(
+        self,
+        properties: Properties,
+        topic: str,
+        *,
+        start_from: StartFrom,
+        starts: Callable[[Partitions], Mapping[int, int | None]] | None = None,
+        on_assigned: Callable[[Partitions], None] = _ignore,
+        on_revoked: Callable[[Partitions], None] = _ignore,
+        on_lost: Callable[[Partitions], None] = _ignore,
+    ) -> None:
+        self.topic = topic
+        self.owned: set[int] = set()
+        self.ends: dict[int, int] = {}
+        self._start_from = OFFSET_BEGINNING if start_from is StartFrom.EARLIEST else OFFSET_END
+        self._starts = starts
+        self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
+        self._failure: BaseException | None = None
+        self._rebalanced = False
+        self._consumer = Consumer({**properties, "error_cb": _log_client_error})
+        self._consumer.subscribe(
+            [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._assignment_lost
+        )
+
+    def read(self, max_records: int, timeout_s: float) -> list[Run]:
+        """Up to so many records in runs; returns when they are there or the time is over. Raises what callbacks raised."""
+        self._rebalanced = False
+        messages = self._consumer.consume(max_records, timeout_s)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        events = [message for message in messages if message.error() is not None]
+        if events:
+            self._note(events)
+            messages = [message for message in messages if message.error() is None]
+        if self._rebalanced:
+            messages = [message for message in messages if message.partition() in self.owned]
+        return [_run(partition, list(run)) for partition, run in groupby(messages, key=_partition)]
+
+    def take_ends(self) -> dict[int, int]:
+        """Where "end of partition" was seen since the last call.
+
+        Markers of transactions take offsets: only by committing this end does the lag become zero.
+        """
+        ends, self.ends = self.ends, {}
+        return ends
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, int | None]:
+        """The group's stable committed offsets, None where there is none. Raises TryLater when they stay unstable."""
+        wanted = [TopicPartition(self.topic, partition) for partition in partitions]
+        if not wanted:
+            return {}
+        for partition in (found := self._ask_for_committed(wanted)):
+            if partition.error is not None:
+                raise TryLater(
+                    f"committed offset of {self.topic}/{partition.partition} cannot be read: {partition.error.str()}"
+                )
+        return {each.partition: None if each.offset == OFFSET_INVALID else each.offset for each in found}
+
+    def _ask_for_committed(self, wanted: list[TopicPartition]) -> list[TopicPartition]:
+        """Ask until answered: a coordinator that moves or loads its offsets is no reason to give up."""
+        end = time.monotonic() + COMMITTED_TIMEOUT_S
+        while True:
+            try:
+                return self._consumer.committed(wanted, timeout=max(0.1, end - time.monotonic()))
+            except KafkaException as exception:
+                error = exception.args[0]
+                if time.monotonic() > end or error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                    raise TryLater(f"committed offsets of {self.topic} cannot be read: {error.str()}") from exception
+                log.info("waiting for committed offsets", topic=self.topic, reason=error.str())
+                time.sleep(0.2)
+
+    def rewind(self, offsets: Mapping[int, int | None]) -> None:
+        """Continue the owned partitions among these at the offsets (None: `start_from`); what was fetched is dropped.
+
+        An aborted transaction does not rewind the consumer by itself.
+        """
+        again = [
+            TopicPartition(self.topic, partition, self._start_from if offset is None else offset)
+            for partition, offset in offsets.items()
+            if partition in self.owned
+        ]
+        if again:
+            self._consumer.incremental_unassign([TopicPartition(self.topic, each.partition) for each in again])
+            self._consumer.incremental_assign(again)
+        for each in again:
+            self.ends.pop(each.partition, None)
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Continue one partition at the offset."""
+        self.rewind({partition: offset})
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Stop fetching, keep owning."""
+        self._consumer.pause(self._of(partitions))
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Fetch again."""
+        self._consumer.resume(self._of(partitions))
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Commit offsets of owned partitions outside of transactions; a failure is logged, for the next commit repairs it."""
+        owned = [TopicPartition(self.topic, each, offset) for each, offset in offsets.items() if each in self.owned]
+        if not owned:
+            return
+        try:
+            self._consumer.commit(offsets=owned, asynchronous=False)
+        except KafkaException as exception:
+            log.warning("offsets not committed", topic=self.topic, error=exception.args[0].str())
+
+    def group_metadata(self) -> Any:
+        """What a transactional producer needs to commit this member's offsets."""
+        return self._consumer.consumer_group_metadata()
+
+    def close(self) -> None:
+        """Leave the group, so that the others need not wait for the session's end."""
+        self._consumer.close()
+
+    def _of(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        return [TopicPartition(self.topic, partition) for partition in partitions]
+
+    def _note(self, events: Sequence[Message]) -> None:
+        for event in events:
+            error = event.error()
+            if error is None:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                if event.partition() in self.owned:
+                    self.ends[_partition(event)] = event.offset() or 0
+            else:
+                self._raise_unless_passing(error, event)
+
+    def _raise_unless_passing(self, error: KafkaError, event: Message) -> None:
+        code = error.code()
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+            raise Refused(
+                f"the committed offset of {self.topic}/{event.partition()} is no longer in the topic ({error.str()}): "
+                "records were deleted before they were processed; set onOffsetLost: Earliest to go on with what is left"
+            )
+        if error.fatal() or code in (KafkaError._FATAL, KafkaError._MAX_POLL_EXCEEDED):  # noqa: SLF001
+            raise Fatal(f"consumer of {self.topic}: {error.str()}")
+        log.warning("consumer", topic=self.topic, error=error.str(), code=error.name())
+
+    def _assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        added = [each.partition for each in partitions]
+
+        def assign() -> None:
+            given = self._starts(added) if self._starts else {}
+            unknown = [partition for partition in added if given.get(partition) is None]
+            offsets = {**given, **self.committed(unknown)}
+            self.owned.update(added)
+            self._consumer.incremental_assign(
+                [
+                    TopicPartition(self.topic, partition, self._start_from if offset is None else offset)
+                    for partition, offset in offsets.items()
+                ]
+            )
+            self._on_assigned(added)
+
+        self._guarded(assign)
+
+    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._leave(partitions, self._on_revoked)
+
+    def _assignment_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._leave(partitions, self._on_lost)
+
+    def _leave(self, partitions: list[TopicPartition], tell: Callable[[Partitions], None]) -> None:
+        gone = [each.partition for each in partitions]
+        try:
+            self._guarded(lambda: tell(gone))
+        finally:
+            self.owned.difference_update(gone)
+            for partition in gone:
+                self.ends.pop(partition, None)
+            self._guarded(lambda: self._consumer.incremental_unassign(partitions))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        self._rebalanced = True
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - raised again by read()
+            self._failure = self._failure or error
+
+
+def _partition(message: Message) -> int:
+    return message.partition()  # type: ignore[return-value]
+
+
+def _run(partition: int, messages: list[Message]) -> Run:
+    return Run(partition, messages, messages[-1].offset() + 1)  # type: ignore[operator]
+
+
+def _log_client_error(error: KafkaError) -> None:
+    log.warning("kafka client", error=error.str(), code=error.name())

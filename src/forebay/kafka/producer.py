@@ -1,0 +1,212 @@
+"""A transactional producer whose every failure is one of three duties: abort, replace the producer, exit.
+
+Blocking calls use no time-out of their own, as librdkafka asks for transactional calls: the transaction's time-out bounds
+them, and the process's watchdog bounds that.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from forebay.errors import ForebayError
+from forebay.kafka.errors import Fenced, TransactionAborted, Uncertain, classify, raised
+from forebay.kafka.settings import Properties
+from forebay.messages.headers import Headers
+
+log = structlog.get_logger()
+
+_PATIENCE_S = 5.0
+
+Message = dict[str, Any]
+"""One record for `produce_batch`: `value`, `key` and optionally `partition`."""
+
+
+class Rejected(ForebayError):  # noqa: N818
+    """The client refused these records before sending them (too large, say); the transaction itself is sound."""
+
+    def __init__(self, rejected: Sequence[tuple[Message, KafkaError]]) -> None:
+        super().__init__(f"{len(rejected)} records refused by the client, the first: {rejected[0][1].str()}")
+        self.rejected = rejected
+
+
+class TransactionalProducer:
+    """One transactional.id; at most one open transaction.
+
+    Raises TransactionAborted, Uncertain or Fenced; after Uncertain call `replace` before anything else.
+    """
+
+    def __init__(self, properties: Properties) -> None:
+        self._properties = {**properties, "error_cb": _log_client_error}
+        self._producer: Producer | None = None
+        self.open = False
+        """A transaction has begun and neither committed nor aborted."""
+
+    @property
+    def transactional_id(self) -> str:
+        """The id under which the broker fences earlier producers."""
+        return str(self._properties["transactional.id"])
+
+    def initialize(self, go_on: Callable[[], bool]) -> bool:
+        """Fence every earlier producer of this id and end what it left open.
+
+        Waits for the brokers while `go_on`, which is asked every few seconds; False when it gave up.
+        """
+        self._producer = self._producer or Producer(self._properties)
+        said = False
+        while go_on():
+            try:
+                self._producer.init_transactions(_PATIENCE_S)
+            except KafkaException as exception:
+                error = raised(exception)
+                if not error.retriable():
+                    raise classify(error) from exception
+                if not said:
+                    log.warning("waiting for the transaction coordinator", error=error.str())
+                said = True
+            else:
+                return True
+        return False
+
+    def replace(self, go_on: Callable[[], bool]) -> bool:
+        """Give up this producer, whatever state it is in, and fence it by a new one: see `initialize`."""
+        self.open = False
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+        return self.initialize(go_on)
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self._call(self._client.begin_transaction)
+        self.open = True
+
+    def produce_batch(self, topic: str, messages: list[Message]) -> None:
+        """Queue records without headers. A full queue waits for the brokers: that is the back-pressure.
+
+        Raises Rejected, after queueing all the others, for records that the client refuses.
+        """
+        rejected: list[tuple[Message, KafkaError]] = []
+        while messages:
+            queued = self._client.produce_batch(topic, messages)
+            if queued == len(messages):
+                break
+            failed = [message for message in messages if "_error" in message]
+            messages = []
+            for message in failed:
+                error = message.pop("_error")
+                if error.code() == KafkaError._QUEUE_FULL:  # noqa: SLF001
+                    messages.append(message)
+                elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    rejected.append((message, error))
+                else:
+                    raise self._cause(error)
+            if messages:
+                self._client.poll(0.05)
+        if rejected:
+            raise Rejected(rejected)
+
+    def produce(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+        partition: int = -1,
+        on_delivered: Callable[[int], None] | None = None,
+    ) -> None:
+        """Queue one record with headers. Raises Rejected like `produce_batch`.
+
+        `on_delivered` is given the record's offset, at the latest when `commit` returns.
+        """
+
+        def report(error: KafkaError | None, message: Any) -> None:
+            if error is None and on_delivered is not None:
+                on_delivered(message.offset())
+
+        while True:
+            try:
+                self._client.produce(
+                    topic,
+                    value,
+                    key,
+                    partition,
+                    on_delivery=report if on_delivered else None,
+                    headers=headers,  # type: ignore[arg-type]
+                )
+            except BufferError:
+                self._client.poll(0.05)
+            except KafkaException as exception:
+                error = raised(exception)
+                if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise Rejected([({"key": key, "value": value}, error)]) from exception
+                raise self._cause(error) from exception
+            else:
+                return
+
+    def serve(self) -> None:
+        """Let the client tell what it delivered, which also frees its memory."""
+        self._client.poll(0)
+
+    def send_offsets(self, topic: str, offsets: Mapping[int, int], group_metadata: object) -> None:
+        """Make the input's next offsets, by partition, part of the transaction."""
+        positions = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+        self._call(lambda: self._client.send_offsets_to_transaction(positions, group_metadata, -1))
+
+    def commit(self) -> None:
+        """Commit: flushes, and fails if any record of the transaction was not delivered."""
+        self._call(lambda: self._client.commit_transaction(-1))
+        self.open = False
+
+    def abort(self) -> None:
+        """Abort; what was produced is purged. After Uncertain the caller replaces the producer."""
+        if not self.open:
+            return
+        self._call(lambda: self._client.abort_transaction(-1))
+        self.open = False
+
+    def close(self) -> None:
+        """Let go of the client; an open transaction is aborted first, if the brokers answer."""
+        if self._producer is None:
+            return
+        try:
+            self.abort()
+        except ForebayError as error:
+            log.warning("transaction left open; the broker will abort it", error=str(error))
+        self._producer.purge()
+        self._producer.flush(1)
+        self._producer = None
+
+    def _cause(self, error: KafkaError) -> ForebayError:
+        """Why a record could not be queued. A transaction that has failed says only that its state is wrong.
+
+        Beginning another one is refused with the error that it failed with, and changes nothing.
+        """
+        if error.code() == KafkaError._STATE:  # noqa: SLF001
+            try:
+                self._call(self._client.begin_transaction)
+            except ForebayError as cause:
+                return cause
+        return classify(error)
+
+    @property
+    def _client(self) -> Producer:
+        if self._producer is None:
+            raise Uncertain("the producer was given up and not replaced")
+        return self._producer
+
+    @staticmethod
+    def _call(operation: Callable[[], None]) -> None:
+        try:
+            operation()
+        except KafkaException as exception:
+            raise classify(raised(exception)) from exception
+
+
+def _log_client_error(error: KafkaError) -> None:
+    log.warning("kafka client", error=error.str(), code=error.name())
+
+
+__all__ = ["Fenced", "Message", "Rejected", "TransactionAborted", "TransactionalProducer", "Uncertain"]

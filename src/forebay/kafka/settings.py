@@ -1,0 +1,171 @@
+"""From a Pipeline to librdkafka's properties.
+
+Credentials come from mounted files (`<secrets>/<secret name>/<key>`) and go straight into the client's properties; those
+dictionaries are never logged. The properties that exactly-once, ordering and the partition of a key depend on are set here
+and cannot be overridden: the allow-list of `kafkaProperties` leaves them out.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from forebay.errors import MissingSecret
+from forebay.pipeline.spec import Delivery, Kafka, SecretRef
+
+Properties = dict[str, Any]
+
+TRANSACTION_TIMEOUT_MS = 15_000
+"""The broker aborts a silent transaction after this; it also bounds how long a commit can block."""
+
+MAX_MESSAGE_BYTES = 1_048_588
+"""What a topic takes by default (`max.message.bytes`)."""
+
+_ROOM_FOR_HEADERS = 16_384
+"""A dead letter carries its source's value and headers of its own."""
+
+_CLIENT: Properties = {
+    "socket.keepalive.enable": True,
+    "reconnect.backoff.max.ms": 5_000,
+    "topic.metadata.refresh.interval.ms": 30_000,
+    "allow.auto.create.topics": False,
+    "statistics.interval.ms": 0,
+    "log_level": 4,
+}
+
+
+def read_secret(secrets: Path | None, ref: SecretRef, key: str) -> str:
+    """The content of one key of a mounted Secret, without a final newline; MissingSecret names the file and the cure."""
+    if secrets is None:
+        raise MissingSecret(
+            f"Secret {ref.name!r} is needed, but no folder with Secrets was given: "
+            f"use --secrets DIR, with the file DIR/{ref.name}/{key}"
+        )
+    path = secrets / ref.name / key
+    try:
+        return path.read_text().removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise MissingSecret(f"key {key!r} of Secret {ref.name!r} cannot be read: {path}: {reason}") from error
+
+
+def connection(kafka: Kafka, secrets: Path | None) -> Properties:
+    """librdkafka properties that reach the brokers and log in as the stage's user."""
+    properties: Properties = {**_CLIENT, "bootstrap.servers": kafka.bootstrap_servers}
+    properties["security.protocol"] = _protocol(kafka)
+    if kafka.tls and kafka.tls.ca_secret_ref:
+        properties["ssl.ca.pem"] = read_secret(secrets, kafka.tls.ca_secret_ref, "ca.crt")
+    if kafka.tls and kafka.tls.client_certificate_secret_ref:
+        ref = kafka.tls.client_certificate_secret_ref
+        properties["ssl.certificate.pem"] = read_secret(secrets, ref, "tls.crt")
+        properties["ssl.key.pem"] = read_secret(secrets, ref, "tls.key")
+    if kafka.sasl:
+        properties["sasl.mechanism"] = kafka.sasl.mechanism.value
+        properties |= _login(secrets, kafka.sasl.secret_ref)
+    return properties
+
+
+def admin_connection(kafka: Kafka, secrets: Path | None) -> Properties:
+    """Like `connection`, logged in as the administrator where one is named."""
+    properties = connection(kafka, secrets)
+    if kafka.sasl and kafka.admin_secret_ref:
+        properties |= _login(secrets, kafka.admin_secret_ref)
+    return properties
+
+
+def _protocol(kafka: Kafka) -> str:
+    if kafka.sasl:
+        return "SASL_SSL"
+    return "SSL" if kafka.tls is not None else "PLAINTEXT"
+
+
+def _login(secrets: Path | None, ref: SecretRef) -> Properties:
+    return {
+        "sasl.username": read_secret(secrets, ref, "username"),
+        "sasl.password": read_secret(secrets, ref, "password"),
+    }
+
+
+def transactional_producer(
+    connection: Properties,
+    *,
+    transactional_id: str,
+    delivery: Delivery,
+    overrides: dict[str, str],
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> Properties:
+    """Properties of a producer whose records become visible transaction by transaction.
+
+    `message.timeout.ms` must not exceed the transaction's time-out, which librdkafka checks. The queue holds a few
+    transactions, so that back-pressure is felt as a full queue and not as memory.
+    """
+    return {
+        **connection,
+        "linger.ms": delivery.linger_ms,
+        "batch.size": min(delivery.batch_bytes, max_message_bytes),
+        "message.max.bytes": max_message_bytes + _ROOM_FOR_HEADERS,
+        "batch.num.messages": 100_000,
+        "compression.type": delivery.compression.value,
+        "message.timeout.ms": min(delivery.timeout_ms, TRANSACTION_TIMEOUT_MS),
+        "queue.buffering.max.messages": 200_000,
+        "queue.buffering.max.kbytes": 131_072,
+        **overrides,
+        "transactional.id": transactional_id,
+        "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        "partitioner": "murmur2_random",
+    }
+
+
+def plain_producer(connection: Properties, *, delivery: Delivery, overrides: dict[str, str]) -> Properties:
+    """Properties of an idempotent producer without transactions: at least once, in order per partition."""
+    return {
+        **connection,
+        "linger.ms": delivery.linger_ms,
+        "batch.size": delivery.batch_bytes,
+        "compression.type": delivery.compression.value,
+        "message.timeout.ms": delivery.timeout_ms,
+        "queue.buffering.max.messages": 100_000,
+        **overrides,
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+    }
+
+
+def group_consumer(
+    connection: Properties, *, group_id: str, stop_on_lost_offset: bool, overrides: dict[str, str]
+) -> Properties:
+    """Properties of a member of a consumer group that reads committed records only and commits by itself.
+
+    Where to start without a commit is the group reader's business. For an offset that is out of range librdkafka is told to
+    raise an error instead of jumping, unless the user chose to continue at the earliest.
+    """
+    return {
+        **connection,
+        "fetch.min.bytes": 100_000,
+        "fetch.wait.max.ms": 50,
+        "queued.min.messages": 50_000,
+        "queued.max.messages.kbytes": 32_768,
+        "max.poll.interval.ms": 300_000,
+        **overrides,
+        "group.id": group_id,
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 3_000,
+        "partition.assignment.strategy": "cooperative-sticky",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "error" if stop_on_lost_offset else "earliest",
+    }
+
+
+def assigned_consumer(connection: Properties) -> Properties:
+    """Properties of a reader that chooses its partitions itself: changelogs, positions, checks. It commits nothing."""
+    return {
+        **connection,
+        "group.id": "forebay-unused",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "error",
+        "check.crcs": True,
+        "fetch.wait.max.ms": 50,
+    }

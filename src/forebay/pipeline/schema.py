@@ -1,0 +1,280 @@
+"""The models as Kubernetes wants them: a CustomResourceDefinition with a structural schema and CEL rules.
+
+A structural schema has a type everywhere and neither references nor alternatives; unknown fields are pruned rather than
+refused. CEL says what `rules` says wherever CEL can, so that `kubectl apply` refuses most contradictions by itself. All
+lists and texts are bounded, which keeps the estimated cost of the rules far below the API server's limit.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
+
+from forebay.pipeline import spec
+from forebay.pipeline.rules import STATEFUL_SET_NAME
+from forebay.pipeline.spec import OneOf, Pipeline
+
+GROUP = "forebay.dev"
+VERSION = "v1alpha1"
+
+Schema = dict[str, Any]
+Cel = tuple[str, str]
+"""A rule that must be true, and the message when it is not."""
+
+_KEPT = (
+    "type",
+    "description",
+    "format",
+    "enum",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "required",
+)
+"""What both dialects mean alike."""
+
+
+def _names_fit(kind: str, replicas: str) -> Cel:
+    stages = f"self.spec.{kind}"
+    length = f"size(self.metadata.name) + size(s.name) + size(string({replicas} - 1)) + 2"
+    return (
+        f"!has({stages}) || {stages}.all(s, {length} <= {STATEFUL_SET_NAME})",
+        f"Pipeline, stage and number of a replica share {STATEFUL_SET_NAME} characters: shorten a name in {kind}",
+    )
+
+
+def _names_declared_topics(kind: str, end: str) -> Cel:
+    return (
+        f"!has(self.{kind}) || self.{kind}.all(s, self.topics.exists(t, t.name == s.{end}))",
+        f"every `{end}` in {kind} names an entry of topics",
+    )
+
+
+def _replicas_fit(kind: str) -> Cel:
+    fits = "t.name != s.from || !has(t.partitions) || s.autoscaling.maxReplicas <= t.partitions"
+    return (
+        f"!has(self.{kind}) || self.{kind}.all(s, self.topics.all(t, {fits}))",
+        f"maxReplicas in {kind} is at most the partitions of the input: a replica without a partition idles",
+    )
+
+
+def _names_differ(kind: str, other: str) -> Cel:
+    return (
+        f"!has(self.{kind}) || !has(self.{other}) || self.{kind}.all(s, self.{other}.all(o, s.name != o.name))",
+        f"names of stages are unique: {kind} and {other} share one",
+    )
+
+
+_GROWN = "!has(self.partitions) || !has(oldSelf.partitions) || self.partitions >= oldSelf.partitions"
+
+CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
+    Pipeline: (
+        _names_fit("producers", "s.replicas"),
+        _names_fit("processors", "s.autoscaling.maxReplicas"),
+        _names_fit("sinks", "s.autoscaling.maxReplicas"),
+    ),
+    spec.PipelineSpec: (
+        (
+            "[has(self.producers), has(self.processors), has(self.sinks)].exists(stages, stages)",
+            "there is a stage: add an entry to producers, processors or sinks",
+        ),
+        _names_declared_topics("producers", "to"),
+        _names_declared_topics("processors", "from"),
+        _names_declared_topics("processors", "to"),
+        _names_declared_topics("sinks", "from"),
+        _replicas_fit("processors"),
+        _replicas_fit("sinks"),
+        _names_differ("producers", "processors"),
+        _names_differ("producers", "sinks"),
+        _names_differ("processors", "sinks"),
+    ),
+    spec.Kafka: (
+        ("!has(self.sasl) || has(self.tls)", "sasl without tls would send the password in the clear: add tls: {}"),
+        ("!has(self.adminSecretRef) || has(self.sasl)", "adminSecretRef needs a mechanism: add sasl"),
+    ),
+    spec.Topic: (
+        ("self.management == 'External' || has(self.partitions)", "a Managed topic has partitions"),
+        (
+            f"self.management == 'External' || {_GROWN}",
+            "partitions only grow: Kafka cannot take them away",
+        ),
+    ),
+    spec.FieldMapping: (
+        ("!has(self.column) || !has(self.constant)", "a field has a column or a constant, not both"),
+        ("!has(self.format) || self.type == 'timestamp'", "a format is for type timestamp"),
+    ),
+    spec.Producer: (("!has(self.source.file) || self.replicas == 1", "a file has one reader: set replicas to 1"),),
+    spec.Processor: (("self.from != self.to", "a processor writes to another topic than it reads"),),
+    spec.Sink: (
+        (
+            "!has(self.destination.duckdb) || self.autoscaling.maxReplicas == 1",
+            "one process alone can write a DuckDB file: set maxReplicas to 1, or use postgres",
+        ),
+    ),
+    spec.Autoscaling: (("self.minReplicas <= self.maxReplicas", "minReplicas is at most maxReplicas"),),
+    spec.Delivery: (("self.lingerMs < self.timeoutMs", "lingerMs is less than timeoutMs"),),
+    spec.MovingAverage: (("self.field != self.output", "output is another field than the one averaged"),),
+    spec.Condition: (
+        (
+            "has(self.exists) || has(self.min) || has(self.max) || has(self.oneOf)",
+            "a condition tests something: set exists, min, max or oneOf",
+        ),
+        ("!has(self.min) || !has(self.max) || self.min <= self.max", "min is at most max"),
+    ),
+}
+"""Beside these, every union has its rule: exactly one member is set."""
+
+
+def crd() -> Schema:
+    """The CustomResourceDefinition of Pipelines."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"pipelines.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": "Pipeline",
+                "listKind": "PipelineList",
+                "plural": "pipelines",
+                "singular": "pipeline",
+                "shortNames": ["pl"],
+                "categories": ["forebay"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [
+                        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
+                    ],
+                    "schema": {"openAPIV3Schema": _root()},
+                }
+            ],
+        },
+    }
+
+
+def crd_yaml() -> str:
+    """The CustomResourceDefinition as YAML."""
+    plain = json.loads(json.dumps(crd()))  # no object is shared, so that YAML needs no anchors
+    return yaml.safe_dump(plain, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _root() -> Schema:
+    return {
+        "type": "object",
+        "description": inspect.getdoc(Pipeline),
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object", "properties": {"name": _field(Pipeline, "metadata")["properties"]["name"]}},
+            "spec": _field(Pipeline, "spec"),
+            "status": _STATUS,
+        },
+        **_validations(CEL[Pipeline]),
+    }
+
+
+_STATUS: Schema = {
+    "type": "object",
+    "description": "What the operator last saw.",
+    "x-kubernetes-preserve-unknown-fields": True,
+    "properties": {
+        "observedGeneration": {"type": "integer", "format": "int64"},
+        "conditions": {
+            "type": "array",
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+            "items": {
+                "type": "object",
+                "required": ["type", "status"],
+                "properties": {
+                    "type": {"type": "string", "maxLength": 316},
+                    "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                    "observedGeneration": {"type": "integer", "format": "int64"},
+                    "lastTransitionTime": {"type": "string", "format": "date-time"},
+                    "reason": {"type": "string", "maxLength": 1024},
+                    "message": {"type": "string", "maxLength": 32768},
+                },
+            },
+        },
+    },
+}
+
+
+def _field(model: type[BaseModel], name: str) -> Schema:
+    """The structural schema of one field of a model."""
+    generated = model.model_json_schema(by_alias=True)
+    return _structural(generated["properties"][name], generated["$defs"])
+
+
+def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """What pydantic generates, with references resolved and without what Kubernetes refuses."""
+    node, rules = _resolved(node, definitions)
+    result = {key: node[key] for key in _KEPT if key in node}
+    if "const" in node:
+        result["enum"] = [node["const"]]
+    if node.get("default") not in (None, [], {}):
+        result["default"] = node["default"]
+    result |= _exclusive_bounds(node)
+    if "items" in node:
+        result["items"] = _structural(node["items"], definitions)
+        if "name" in result["items"].get("required", ()):
+            result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+    if "properties" in node:
+        result["properties"] = {name: _structural(child, definitions) for name, child in node["properties"].items()}
+    if isinstance(node.get("additionalProperties"), dict):
+        result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
+    return result | _validations(rules)
+
+
+def _resolved(node: Schema, definitions: dict[str, Schema]) -> tuple[Schema, tuple[Cel, ...]]:
+    """The node with what it refers to, its own words first, and the rules of the model that it stands for."""
+    rules: tuple[Cel, ...] = ()
+    for _ in range(2):  # an optional reference to a model is two steps away from it
+        if options := [option for option in node.get("anyOf", ()) if option.get("type") != "null"]:
+            (option,) = options  # there are no unions but with null
+            node = {**option, **{key: value for key, value in node.items() if key != "anyOf"}}
+        if "$ref" in node:
+            name = node["$ref"].rpartition("/")[2]
+            rules = tuple(_rules_of(getattr(spec, name)))
+            node = {**definitions[name], **{key: value for key, value in node.items() if key != "$ref"}}
+    return node, rules
+
+
+def _rules_of(model: type) -> Iterator[Cel]:
+    if issubclass(model, OneOf):
+        members = [to_camel(name) for name in model.members()]
+        is_set = ", ".join(f"has(self.{member})" for member in members)
+        yield f"[{is_set}].exists_one(is_set, is_set)", f"set exactly one of {', '.join(members)}"
+    yield from CEL.get(model, ())
+
+
+def _validations(rules: tuple[Cel, ...]) -> Schema:
+    if not rules:
+        return {}
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
+
+
+def _exclusive_bounds(node: Schema) -> Schema:
+    """OpenAPI 3.0 says with a flag what JSON Schema says with a second number."""
+    result: Schema = {}
+    for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if exclusive in node:
+            result |= {bound: node[exclusive], exclusive: True}
+    return result

@@ -1,0 +1,1 @@
+"""Pure decisions: what there should be, compared with what was observed."""

@@ -1,0 +1,1 @@
+"""Being a process: settings, logs, metrics, health, shutdown, and the loops that drive stages."""

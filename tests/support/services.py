@@ -1,0 +1,104 @@
+"""Running a service's real process against a real broker, as Kubernetes or `forebay run` would."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+DEADLINE_S = 60
+
+
+def until(condition, *, what: str, deadline_s: float = DEADLINE_S, every_s: float = 0.1):
+    """The condition's first true value; fails by naming what never happened."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(every_s)
+    raise AssertionError(f"not within {deadline_s} s: {what}")
+
+
+class Service:
+    """One replica's process. `pipeline` is the YAML text."""
+
+    def __init__(self, folder: Path, pipeline: str, stage: str, kind: str, bootstrap: str, ordinal: int = 0, **extra):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.pipeline_file = folder / "pipeline.yaml"
+        self.pipeline_file.write_text(pipeline)
+        self.log_file = folder / f"{stage}-{ordinal}.log"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.command = [sys.executable, "-m", f"forebay_{kind}"]
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "FOREBAY_PIPELINE": str(self.pipeline_file),
+            "FOREBAY_STAGE": stage,
+            "FOREBAY_ORDINAL": str(ordinal),
+            "FOREBAY_BOOTSTRAP": bootstrap,
+            "FOREBAY_DATA": str(folder / f"{stage}-{ordinal}"),
+            "FOREBAY_HTTP_HOST": "127.0.0.1",
+            "FOREBAY_HTTP_PORT": str(self.port),
+            "FOREBAY_LOG_FORMAT": "json",
+            **extra,
+        }
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> "Service":
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, deadline_s: float = 30) -> int:
+        """SIGTERM, and the exit status."""
+        self.process.terminate()
+        return self.process.wait(deadline_s)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        return self.process.wait(deadline_s)
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels; 0 while there is none."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return 0.0
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def __enter__(self) -> "Service":
+        return self.start()
+
+    def __exit__(self, exception, *_rest) -> None:
+        if exception is not None:
+            print(f"--- the end of {self.log_file.name}:", self.log()[-4_000:], sep="\n")
+        if self.is_running():
+            self.process.send_signal(signal.SIGCONT)
+            self.kill()

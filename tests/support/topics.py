@@ -1,0 +1,103 @@
+"""Making, filling and reading topics for tests."""
+
+import time
+import uuid
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+
+
+def unique(name: str) -> str:
+    """A name that no other test uses."""
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def create(bootstrap: str, *topics: str, partitions: int = 3, config: dict[str, str] | None = None) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    wanted = [NewTopic(topic, partitions, 1, config=config or {}) for topic in topics]
+    for created in admin.create_topics(wanted).values():
+        created.result(30)
+
+
+def configure(bootstrap: str, topic: str, name: str, value: str) -> None:
+    """Set one configuration of a topic."""
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for altered in admin.incremental_alter_configs([resource]).values():
+        altered.result(10)
+
+
+def write(bootstrap: str, topic: str, records, **properties) -> None:
+    """Write (key, value) pairs, partitioned as Java clients do."""
+    producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 5, **properties})
+    failed = []
+
+    def delivered(error, _message):
+        if error is not None:
+            failed.append(error)
+
+    for key, value in records:
+        while True:
+            try:
+                producer.produce(topic, value, key, on_delivery=delivered)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    assert not failed
+
+
+def read(bootstrap: str, topic: str, *, isolation: str = "read_committed", deadline_s: float = 60):
+    """All messages up to the end that readers of this isolation see now, partition by partition in order."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "unused",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": isolation,
+            "auto.offset.reset": "earliest",
+        }
+    )
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+        messages, ended, end = [], set(), time.monotonic() + deadline_s
+        while len(ended) < len(partitions):
+            assert time.monotonic() < end, f"{topic} was not read to its end"
+            for message in consumer.consume(10_000, 0.2):
+                if message.error() is None:
+                    messages.append(message)
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    ended.add(message.partition())
+        return sorted(messages, key=lambda message: (message.partition(), message.offset()))
+    finally:
+        consumer.close()
+
+
+def lag(bootstrap: str, group: str, topic: str) -> int:
+    """How far the group's committed offsets are behind the ends that committed readers see."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_committed"})
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        total = 0
+        for committed in _committed(consumer, [TopicPartition(topic, each) for each in partitions]):
+            low, high = consumer.get_watermark_offsets(committed, timeout=10)
+            total += high - (committed.offset if committed.offset >= 0 else low)
+        return total
+    finally:
+        consumer.close()
+
+
+def _committed(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+    """Committed offsets; asked again while the group's coordinator is being found."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return consumer.committed(partitions, timeout=10)
+        except KafkaException:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
