@@ -1,5 +1,6 @@
 """The producer service as it runs for users: a process of its own, a real broker, and what a committed reader finds."""
 
+import itertools
 import json
 import os
 import random
@@ -45,7 +46,7 @@ def java_partition(key: bytes, partitions: int) -> int:
 class Stage:
     """A Pipeline of one producer, its topics, and the processes that serve it."""
 
-    def __init__(self, kafka, folder, name, source, **options):
+    def __init__(self, kafka, folder, name, source, **options) -> None:
         self.bootstrap = kafka.bootstrap_servers
         self.topic, self.folder, self.log = f"{name}.events", folder, folder / "log"
         self.positions = f"default.{name}.feed.positions"
@@ -171,7 +172,7 @@ def every_event_is_there_once(messages, count):
     series = by_device(messages)
     assert len(messages) == count
     assert all(times == sorted(set(times)) for times in series.values()), "in order, and none twice"
-    steps = {later - earlier for times in series.values() for earlier, later in zip(times, times[1:], strict=False)}
+    steps = {later - earlier for times in series.values() for earlier, later in itertools.pairwise(times)}
     assert len(steps) == 1, "without a gap"
 
 
@@ -365,6 +366,7 @@ def test_records_that_client_or_broker_refuse_are_counted_and_all_others_arrive(
         {"file": {"path": "events.ndjson"}},
         key={"field": "id"},
         delivery={"compression": "none", "batchBytes": 10_000, "timeoutMs": 1_000},
+        kafkaProperties={"message.max.bytes": "1000000"},
         topic_config={"max.message.bytes": "20000"},
     ).create_topics()
     process = feed.start()
@@ -422,7 +424,7 @@ def test_a_paced_file_takes_the_time_that_its_data_shows(stage, tmp_path):
     sent = sorted((json.loads(message.value())["at"], message.timestamp()[1]) for message in feed.read())
     assert [at for at, _ in sent] == times
     assert 950 <= sent[-1][1] - sent[0][1] <= 2_000, "ten minutes at 600 times their speed are a second"
-    assert all(later - earlier >= 80 for (_, earlier), (_, later) in zip(sent, sent[1:], strict=False))
+    assert all(later - earlier >= 80 for (_, earlier), (_, later) in itertools.pairwise(sent))
 
 
 def test_the_weather_sample_sends_every_line_of_its_files(stage, tmp_path):

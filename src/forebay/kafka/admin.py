@@ -102,7 +102,10 @@ class Admin:
         return self._offsets(topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # so in the client
 
     def end_offsets(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
-        """The offset after the last committed record (the last stable offset), by partition."""
+        """The offset after the last committed record (the last stable offset), by partition.
+
+        It follows a commit with a short delay, for Kafka answers a commit before its markers are written.
+        """
         return self._offsets(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # so in the client
 
     def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int | None]:
@@ -215,8 +218,8 @@ class Admin:
             )
         if error.code() in _FORBIDDEN:
             return Refused(f"the user may not {doing}: {error.str()}: let an administrator of Kafka add the ACL")
-        if error.retriable():
-            return TryLater(f"cannot {doing}: {error.str()}: try again")
+        if error.retriable() or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
+            return TryLater(f"cannot {doing}: {error.str()}: check that it exists, and try again")
         return Refused(f"cannot {doing}: {error.str()}")
 
     def _unreachable(self) -> TryLater:

@@ -4,6 +4,7 @@ Blocking calls use no time-out of their own, as librdkafka asks for transactiona
 them, and the process's watchdog bounds that.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from forebay.messages.headers import Headers
 log = structlog.get_logger()
 
 _PATIENCE_S = 5.0
+_FLUSH_S = 0.1
 
 Message = dict[str, Any]
 """One record for `produce_batch`: `value`, `key` and optionally `partition`."""
@@ -156,7 +158,14 @@ class TransactionalProducer:
         self._call(lambda: self._client.send_offsets_to_transaction(positions, group_metadata, -1))
 
     def commit(self) -> None:
-        """Commit: flushes, and fails if any record of the transaction was not delivered."""
+        """Commit: flushes, and fails if any record of the transaction was not delivered.
+
+        The client's own flush would wait for the records of a failed transaction until they time out.
+        """
+        while self._client.flush(_FLUSH_S):
+            failure = self._failure()
+            if failure is not None:
+                raise failure
         self._call(lambda: self._client.commit_transaction(-1))
         self.open = False
 
@@ -176,20 +185,26 @@ class TransactionalProducer:
         except ForebayError as error:
             log.warning("transaction left open; the broker will abort it", error=str(error))
         self._producer.purge()
-        self._producer.flush(1)
+        with contextlib.suppress(KafkaException):  # a client that was fenced refuses even this
+            self._producer.flush(1)
         self._producer = None
 
     def _cause(self, error: KafkaError) -> ForebayError:
-        """Why a record could not be queued. A transaction that has failed says only that its state is wrong.
+        """Why a record could not be queued. A transaction that has failed says only that its state is wrong."""
+        failure = self._failure() if error.code() == KafkaError._STATE else None  # noqa: SLF001
+        return failure or classify(error)
 
-        Beginning another one is refused with the error that it failed with, and changes nothing.
+    def _failure(self) -> ForebayError | None:
+        """What the open transaction has failed with, None while it is sound.
+
+        Beginning another one tells: it is refused with that error, or for being a second one, and changes nothing.
         """
-        if error.code() == KafkaError._STATE:  # noqa: SLF001
-            try:
-                self._call(self._client.begin_transaction)
-            except ForebayError as cause:
-                return cause
-        return classify(error)
+        try:
+            self._client.begin_transaction()
+        except KafkaException as exception:
+            error = raised(exception)
+            return None if error.code() == KafkaError._STATE else classify(error)  # noqa: SLF001
+        return Uncertain("a transaction was to be committed that had not begun")
 
     @property
     def _client(self) -> Producer:

@@ -151,12 +151,16 @@ def stages_do_not_feed_themselves(pipeline: Pipeline) -> Iterator[Problem]:
     """
     edges = list(_edges(pipeline.spec))
     onward = {(source, target) for _, source, target in edges if source != target}
+    reported: set[frozenset[str]] = set()
     for path, source, target in edges:
         if source == target:
             yield Problem(path, f"{target!r} is the input of the same stage: name another topic")
-        elif way := _way(target, source, onward):
+            continue
+        way = _way(target, source, onward)
+        if way and frozenset(way) not in reported:
+            reported.add(frozenset(way))
             circle = " -> ".join((source, *way))
-            yield Problem(path, f"closes a circle, in which records would go round for ever: {circle}: cut it")
+            yield Problem(path, f"is part of a circle, in which records would go round for ever: {circle}: cut it")
 
 
 def _edges(spec: PipelineSpec) -> Iterator[tuple[Path, str, str]]:

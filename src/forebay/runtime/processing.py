@@ -139,7 +139,7 @@ class ProcessingLoop:
         for run in self._reader.read(self._limit, wait):
             self._process(run)
         self._producer.serve()
-        if time.monotonic() >= self._due:
+        if time.monotonic() >= self._due or self._limit < self._stage.batch.max_records:
             self._commit()
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -330,10 +330,10 @@ class ProcessingLoop:
     # -- records that the broker refuses ---------------------------------------------------------------------------
 
     def _suspect(self) -> None:
-        """Halve the batch until the record that the broker refuses stands alone; that one is a dead letter."""
+        """Halve the transaction until the record that the broker refuses stands alone; that one is a dead letter."""
         transaction = self._transaction
         if transaction.records_in > 1:
-            self._limit = max(1, transaction.records_in // 2)
+            self._limit = max(1, min(self._limit, transaction.records_in) // 2)
             return
         for partition, next_offset in transaction.offsets.items():
             place = (partition, next_offset - 1)

@@ -100,6 +100,9 @@ class Source(Protocol):
         A batch without events is the last one. Raises Refused when the position does not fit the source.
         """
 
+    def close(self) -> None:
+        """Let go of what the source holds."""
+
 
 class Progress(msgspec.Struct, frozen=True):
     """What the positions topic holds for a replica."""
@@ -438,8 +441,8 @@ class _ComplaintLog:
     def __init__(self, replica: Replica[Producer]) -> None:
         self.total = 0
         self._replica = replica
-        self._behind = 0
-        """Events before this one have been logged."""
+        self._said: set[int] = set()
+        """Events that were logged and are not yet committed."""
         self._logged = 0
         self._unlogged = 0
         self._silent_until = 0.0
@@ -447,9 +450,9 @@ class _ComplaintLog:
     def log(self, complaints: Iterable[_Complaint]) -> None:
         """Log what was not logged before: the first ones singly, the later ones now and then."""
         for complaint in complaints:
-            if complaint.event >= self._behind:
+            if complaint.event not in self._said:
                 self._say(complaint)
-        self._behind = max([self._behind, *(complaint.event + 1 for complaint in complaints)])
+                self._said.add(complaint.event)
 
     def _say(self, complaint: _Complaint) -> None:
         now = time.monotonic()
@@ -470,6 +473,7 @@ class _ComplaintLog:
     def count(self, complaints: Sequence[_Complaint]) -> None:
         """Count what a committed transaction passed over."""
         self.total += len(complaints)
+        self._said.difference_update(complaint.event for complaint in complaints)
         for complaint in complaints:
             self._replica.metrics.error(Undeliverable(complaint.detail))
             _UNDELIVERABLE.labels(

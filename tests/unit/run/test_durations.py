@@ -1,4 +1,5 @@
 import pytest
+
 from forebay_cli.run.durations import parse_duration, spoken
 
 
@@ -16,4 +17,4 @@ def test_anything_else_is_refused_with_an_example(text):
 
 
 def test_a_duration_is_shown_in_its_shortest_form():
-    assert ["4.2 s", "1:05", "2:00:10"] == [spoken(4.21), spoken(65), spoken(7210)]
+    assert [spoken(4.21), spoken(65), spoken(7210)] == ["4.2 s", "1:05", "2:00:10"]

@@ -1,4 +1,5 @@
 import pytest
+
 from forebay.pipeline.load import parse
 from forebay_cli.run import launches, sources
 

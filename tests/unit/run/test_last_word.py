@@ -22,7 +22,10 @@ def test_a_crash_is_told_by_the_last_line_of_its_traceback(tmp_path):
 
 
 def test_a_process_that_never_came_to_log_is_told_by_its_last_line(tmp_path):
-    assert logged(tmp_path, "Traceback (most recent call last):", "ModuleNotFoundError: no x") == "ModuleNotFoundError: no x"
+    assert (
+        logged(tmp_path, "Traceback (most recent call last):", "ModuleNotFoundError: no x")
+        == "ModuleNotFoundError: no x"
+    )
 
 
 def test_no_log_has_no_word(tmp_path):

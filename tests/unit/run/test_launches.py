@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from forebay.pipeline.load import parse
 from forebay_cli.run import launches
 from forebay_cli.run.launches import Surroundings
@@ -56,7 +57,7 @@ def test_readers_start_before_writers_with_the_least_replicas():
     _, all_of_them = planned()
     names = names_of(all_of_them)
 
-    assert ["one-0", "one-1", "two-0"] == names[-3:]
+    assert names[-3:] == ["one-0", "one-1", "two-0"]
     assert {"early-0", "early-1", "early-2", "late-0", "shown-0", "morgue-0"} == set(names[:-3])
     assert names.index("shown-0") < names.index("late-0") < names.index("early-0")
 
@@ -64,7 +65,7 @@ def test_readers_start_before_writers_with_the_least_replicas():
 def test_the_records_option_is_split_over_all_replicas_of_all_producers():
     _, all_of_them = planned(records=100)
 
-    assert [34, 33, 33] == [launch.records for launch in all_of_them[-3:]]
+    assert [launch.records for launch in all_of_them[-3:]] == [34, 33, 33]
     assert {None} == {launch.records for launch in all_of_them[:-3]}
 
 

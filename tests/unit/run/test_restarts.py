@@ -1,4 +1,5 @@
 import pytest
+
 from forebay_cli.run.restarts import FRUITLESS_LIVES, LONGEST_DELAY_S, End, History, Life, cause, decide
 
 
@@ -22,16 +23,16 @@ def test_the_delay_doubles_with_each_death_up_to_a_limit():
 
     delays = [delay_after(*[dying] * deaths) for deaths in range(1, 8)]
 
-    assert [0.5, 1.0, 2.0, 4.0, 8.0, LONGEST_DELAY_S, LONGEST_DELAY_S] == delays
+    assert delays == [0.5, 1.0, 2.0, 4.0, 8.0, LONGEST_DELAY_S, LONGEST_DELAY_S]
 
 
 def test_jitter_takes_off_up_to_half_of_the_delay():
-    assert 0.25 == delay_after(life(), jitter=0.0)
-    assert 0.375 == delay_after(life(), jitter=0.5)
+    assert delay_after(life(), jitter=0.0) == 0.25
+    assert delay_after(life(), jitter=0.5) == 0.375
 
 
 def test_a_healthy_while_makes_the_next_death_the_first_again():
-    assert 0.5 == delay_after(*[life(progressed=True)] * 4, life(ready_s=10.0))
+    assert delay_after(*[life(progressed=True)] * 4, life(ready_s=10.0)) == 0.5
 
 
 def test_many_deaths_do_not_overflow_the_delay():

@@ -2,10 +2,11 @@ import random
 from math import inf
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
 from forebay.errors import Undeliverable
 from forebay.runtime.metrics import StageMetrics
 from forebay_cli.run.samples import Activity, Histogram, Sample, Tally, parse, total
-from prometheus_client import CollectorRegistry, generate_latest
 
 
 def exposition(work):
@@ -25,7 +26,7 @@ def test_a_sample_holds_what_a_services_metrics_say():
 
     sample = parse(exposition(work))
 
-    assert (10, 7, 3, 1) == (sample.records_in, sample.records_out, sample.dead_letters, sample.errors)
+    assert (sample.records_in, sample.records_out, sample.dead_letters, sample.errors) == (10, 7, 3, 1)
     assert sample.latency.bounds[-1] == inf
     assert sample.latency.counts[-1] == 1
 
@@ -43,7 +44,7 @@ def test_a_total_never_goes_backwards_over_a_restart():
     after_death = tally.total.records_in
     tally.observe(Sample(records_in=5))
 
-    assert (100, 105) == (after_death, tally.total.records_in)
+    assert (after_death, tally.total.records_in) == (100, 105)
 
 
 def test_a_life_that_was_never_scraped_adds_nothing():
@@ -62,7 +63,7 @@ def test_the_total_of_no_samples_is_zero():
 def test_a_quantile_is_interpolated_inside_its_bucket():
     histogram = Histogram((1.0, 2.0, 4.0, inf), (0, 10, 20, 20))
 
-    assert (1.5, 2.0, 3.0, 4.0) == tuple(histogram.quantile(share) for share in (0.25, 0.5, 0.75, 1.0))
+    assert tuple(histogram.quantile(share) for share in (0.25, 0.5, 0.75, 1.0)) == (1.5, 2.0, 3.0, 4.0)
 
 
 def test_beyond_the_last_bound_the_bound_is_all_that_is_known():
@@ -120,4 +121,4 @@ def test_an_activity_between_two_observations_is_taken_to_fill_the_time_between_
 
 
 def test_nothing_observed_has_no_rate():
-    assert (0.0, 0.0) == (Activity().rate, activity((0, 0), (1, 0)).average)
+    assert (Activity().rate, activity((0, 0), (1, 0)).average) == (0.0, 0.0)

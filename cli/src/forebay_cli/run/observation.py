@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 
-from forebay.errors import ForebayError
+from forebay.errors import Refused, TryLater
 from forebay.kafka.admin import Admin
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline
@@ -14,6 +15,8 @@ from forebay_cli.run.launches import Consuming
 
 SCRAPE_TIMEOUT_S = 1.0
 MAX_ANSWER_BYTES = 4 << 20
+READ_ATTEMPTS = 5
+READ_AGAIN_S = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,12 @@ class OffsetReader:
         return {stage.name: self._lag(stage) for stage in self._stages}
 
     def _lag(self, stage: Consuming) -> int | None:
-        try:
-            return self._read(stage)
-        except ForebayError:
-            return None
+        """Offsets that a transaction is committing just now cannot be read; that is over in a moment."""
+        for _ in range(READ_ATTEMPTS):
+            with contextlib.suppress(TryLater, Refused):
+                return self._read(stage)
+            time.sleep(READ_AGAIN_S)
+        return None
 
     def _read(self, stage: Consuming) -> int:
         topic = stage.from_

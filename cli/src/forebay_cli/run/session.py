@@ -97,6 +97,7 @@ class Session:
             await asyncio.gather(*tasks, *self._lives, return_exceptions=True)
             self._ended = self._now()
             self._count()
+            self._view.show(self.snapshot())
             self._view.close()
 
     def snapshot(self) -> Snapshot:
@@ -310,7 +311,7 @@ class Session:
             kind=launches.kind_of(stage),
             replicas=len(replicas),
             ready=sum(replica.is_ready for replica in replicas),
-            completed=sum(replica.phase is Phase.COMPLETED for replica in replicas),
+            done=sum(replica.phase in {Phase.COMPLETED, Phase.STOPPED} for replica in replicas),
             counted=self._counted(stage),
             rate=activity.rate,
             average=activity.average,

@@ -15,7 +15,8 @@ class StageState:
     """producer, processor or sink."""
     replicas: int
     ready: int
-    completed: int
+    done: int
+    """Replicas that sent everything, or stopped when they were asked to."""
     counted: Sample
     rate: float
     """Records per second over the last seconds."""
@@ -30,8 +31,8 @@ class StageState:
 
     @property
     def is_done(self) -> bool:
-        """Whether all of its sources have sent everything."""
-        return self.completed == self.replicas
+        """Whether nothing is left for it to do."""
+        return self.done == self.replicas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """`python -m forebay_producer`: one replica of a producer, told what to do by its environment and the Pipeline file."""
 
+import contextlib
 import sys
 import time
 
@@ -30,7 +31,8 @@ def source_of(replica: Replica[Producer]) -> sourcing.Source:
 
 def body(replica: Replica[Producer]) -> None:
     """Send what the source has."""
-    sourcing.run(replica, source_of(replica))
+    with contextlib.closing(source_of(replica)) as source:
+        sourcing.run(replica, source)
 
 
 if __name__ == "__main__":

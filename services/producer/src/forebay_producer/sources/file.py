@@ -47,8 +47,12 @@ def open_file(spec: FileSource, *, key: str | None, folder: Path) -> "FileRecord
         raise Refused(
             f"source file {path} cannot be read: {error.strerror}; relative paths start at {folder}"
         ) from error
-    rows: Rows = CsvRows(lines, str(path)) if spec.format is FileFormat.CSV else JsonRows(lines)
-    _check_names(spec, rows, key, path)
+    try:
+        rows: Rows = CsvRows(lines, str(path)) if spec.format is FileFormat.CSV else JsonRows(lines)
+        _check_names(spec, rows, key, path)
+    except Refused:
+        lines.close()
+        raise
     return FileRecords(spec, rows, key=key, path=path)
 
 
@@ -99,6 +103,10 @@ class FileRecords:
     def speedup(self) -> float | None:
         """How much faster than recorded to send."""
         return None if self._pace is None else self._pace.speedup
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._lines.close()
 
     def take(self, position: Any, at_most: int) -> Batch:
         """Rows behind the position; of a paced file those that are due together."""

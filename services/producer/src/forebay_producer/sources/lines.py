@@ -52,6 +52,10 @@ class Lines:
             self._file.seek(offset)
         self.offset, self.number = offset, number
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
     def checksum(self, offset: int) -> int | None:
         """A checksum of the bytes before the offset, by which a changed file is noticed; None when there are too few."""
         size = min(offset, _CHECKED_BYTES)

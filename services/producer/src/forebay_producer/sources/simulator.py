@@ -107,6 +107,9 @@ class Simulation:
         total = self._spec.records
         return None if total is None else len(range(self._ordinal, total, self._replicas))
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def take(self, position: Any, at_most: int) -> Batch:
         """Events up to the end of a block."""
         at = self._at(position)

@@ -1,0 +1,1 @@
+"""Where sinks store: one module per kind of destination."""
