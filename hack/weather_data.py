@@ -20,7 +20,8 @@ def main() -> None:
     """Replace the sample's data."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, REQUIREMENT], check=True
+            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, REQUIREMENT],
+            check=True,
         )
         DATA.mkdir(parents=True, exist_ok=True)
         for name in FILES:

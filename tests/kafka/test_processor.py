@@ -4,97 +4,23 @@ import json
 import math
 import random
 import signal
-from collections import defaultdict, deque
 
 import pytest
 import topics
-from services import Service, until
+from services import until
+from world import (
+    AVERAGE,
+    World,
+    assert_exactly_once,
+    assert_no_open_transactions,
+    assert_order_per_key,
+    assert_state_is_the_input_folded,
+    averages_of,
+    expected_averages,
+    readings,
+)
 
 from forebay.messages import headers
-
-
-class World:
-    """A Pipeline of one processor with topics of its own."""
-
-    def __init__(self, kafka, folder, transforms: str, *, partitions: int = 3, extra: str = "", stateful: bool = True):
-        self.bootstrap = kafka.bootstrap_servers
-        self.name = topics.unique("p")
-        self.raw, self.enriched = f"{self.name}.raw", f"{self.name}.enriched"
-        self.dlq = f"{self.raw}.dlq"
-        self.group = f"default.{self.name}.enrich"
-        self.changelog = f"default.{self.name}.enrich.avg.v1.changelog"
-        topics.create(self.bootstrap, self.raw, self.enriched, self.dlq, partitions=partitions)
-        if stateful:
-            topics.create(self.bootstrap, self.changelog, partitions=partitions, config={"cleanup.policy": "compact"})
-        self.folder = folder
-        self.yaml = f"""
-apiVersion: forebay.dev/v1alpha1
-kind: Pipeline
-metadata: {{name: {self.name}}}
-spec:
-  kafka: {{bootstrapServers: unused:1}}
-  topics:
-    - {{name: {self.raw}, partitions: {partitions}}}
-    - {{name: {self.enriched}, partitions: {partitions}}}
-  processors:
-    - name: enrich
-      from: {self.raw}
-      to: {self.enriched}
-{extra}
-      transforms:
-{transforms}
-"""
-
-    def service(self, ordinal: int = 0, **extra) -> Service:
-        return Service(self.folder, self.yaml, "enrich", "processor", self.bootstrap, ordinal, **extra)
-
-    def write(self, records) -> None:
-        topics.write(self.bootstrap, self.raw, records)
-
-    def drained(self) -> bool:
-        return topics.lag(self.bootstrap, self.group, self.raw) == 0
-
-    def output(self):
-        return topics.read(self.bootstrap, self.enriched)
-
-    def dead(self):
-        return topics.read(self.bootstrap, self.dlq)
-
-
-AVERAGE = """
-        - name: avg
-          movingAverage: {field: temperature_c, window: 10, output: avg_temperature_c}
-"""
-
-
-def readings(count: int, devices: int = 20, seed: int = 7, start: int = 0):
-    source = random.Random(seed)
-    for sequence in range(start, start + count):
-        device = f"device-{source.randrange(devices)}"
-        value = {"device_id": device, "timestamp": sequence, "temperature_c": round(source.uniform(-40, 60), 3)}
-        yield device, json.dumps(value).encode()
-
-
-def expected_averages(records, window: int = 10) -> dict[tuple[str, int], float]:
-    """(device, timestamp) -> the mean that a reader of the whole input computes."""
-    windows = defaultdict(lambda: deque(maxlen=window))
-    averages = {}
-    for _key, text in records:
-        value = json.loads(text)
-        recent = windows[value["device_id"]]
-        recent.append(value["temperature_c"])
-        averages[value["device_id"], value["timestamp"]] = math.fsum(recent) / len(recent)
-    return averages
-
-
-def averages_of(messages) -> dict[tuple[str, int], float]:
-    found = {}
-    for message in messages:
-        value = json.loads(message.value())
-        place = (value["device_id"], value["timestamp"])
-        assert place not in found, f"twice: {place}"
-        found[place] = value["avg_temperature_c"]
-    return found
 
 
 def test_averages_keys_and_other_fields_are_right(kafka, tmp_path):
@@ -351,3 +277,21 @@ def test_output_that_the_topic_refuses_becomes_a_dead_letter_and_the_rest_goes_o
     (dead,) = world.dead()
     assert dict(dead.headers())[headers.REASON] == b"rejected-by-kafka"
     assert dead.value() == large
+
+
+def test_local_state_equals_changelog_equals_input_after_kill_and_stop(kafka, tmp_path):
+    world = World(kafka, tmp_path, AVERAGE)
+    records = list(readings(20_000, devices=300))
+    world.write(records)
+    with world.service() as service:
+        until(lambda: service.metric("forebay_records_in_total") > 0, what="progress", every_s=0.02)
+        service.kill()
+        service.start()
+        until(lambda: service.metric("forebay_assigned_partitions") == 3, what="it is back")
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+
+    assert_exactly_once(world, records)
+    assert_order_per_key(world)
+    assert_no_open_transactions(world)
+    assert_state_is_the_input_folded(world, records, tmp_path / "enrich-0")

@@ -77,6 +77,16 @@ def read(bootstrap: str, topic: str, *, isolation: str = "read_committed", deadl
         consumer.close()
 
 
+def ends(bootstrap: str, topic: str, isolation: str) -> dict[int, int]:
+    """End offset of each partition, as readers of this isolation see it."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "isolation.level": isolation})
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        return {each: consumer.get_watermark_offsets(TopicPartition(topic, each), timeout=10)[1] for each in partitions}
+    finally:
+        consumer.close()
+
+
 def lag(bootstrap: str, group: str, topic: str) -> int:
     """How far the group's committed offsets are behind the ends that committed readers see."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_committed"})

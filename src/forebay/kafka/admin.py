@@ -210,23 +210,26 @@ class Admin:
             self._complaint = error
 
     def _error(self, error: KafkaError, doing: str) -> ForebayError:
+        reason = error.str().rstrip(".")
         if error.code() in _UNREACHABLE:
             return self._unreachable()
         if _is_login(error):
-            return Refused(
-                f"Kafka at {self._servers} refuses the login: {error.str()}: check mechanism, user and password"
-            )
+            return Refused(f"Kafka at {self._servers} refuses the login: {reason}: check mechanism, user and password")
         if error.code() in _FORBIDDEN:
-            return Refused(f"the user may not {doing}: {error.str()}: let an administrator of Kafka add the ACL")
+            return Refused(f"the user may not {doing}: {reason}: let an administrator of Kafka add the ACL")
         if error.retriable() or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
-            return TryLater(f"cannot {doing}: {error.str()}: check that it exists, and try again")
-        return Refused(f"cannot {doing}: {error.str()}")
+            return TryLater(f"cannot {doing}: {reason}: check that it exists, and try again")
+        return Refused(f"cannot {doing}: {reason}")
 
     def _unreachable(self) -> TryLater:
         complaint = self._complaint
         reason = f"{complaint.str()}: " if complaint is not None else ""
         tls = complaint is not None and complaint.code() == KafkaError._SSL  # noqa: SLF001 - the public name of the code
-        cure = "check tls and its Secrets" if tls else "check the address, and that a broker listens there"
+        cure = (
+            "check tls and its Secrets"
+            if tls
+            else "check the address, that a broker listens there, and whether it wants TLS"
+        )
         return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
 
 

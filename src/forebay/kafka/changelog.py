@@ -1,15 +1,23 @@
-"""Reading a compacted partition from an offset to its read-committed end: how positions and state come back."""
+"""Reading compacted topics to their read-committed ends: how positions and state come back.
+
+The end of a partition is where the broker says so: control records of transactions take offsets too, so it lies behind
+the last record. One consumer reads any number of partitions, for each new one costs a tenth of a second to set up.
+"""
 
 import time
 from collections.abc import Generator
+from itertools import groupby
 from typing import NamedTuple
 
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from forebay.errors import TryLater
 from forebay.kafka.settings import Properties
 
-_SILENCE_S = 30.0
+log = structlog.get_logger()
+
+SILENCE_S = 30.0
 
 
 class Change(NamedTuple):
@@ -20,44 +28,91 @@ class Change(NamedTuple):
     offset: int
 
 
-def read(
-    properties: Properties, topic: str, partition: int, *, start: int | None = None
-) -> Generator[list[Change], None, None]:
-    """Batches of changes from `start` (None: the beginning) to the end that committed readers see at the time.
+class Slice(NamedTuple):
+    """What came of one partition; `end` is the partition's end once it has been reached."""
 
-    The end is where the broker says "end of partition": control records of transactions take offsets too, so it lies
-    behind the last record. Raises TryLater when the broker is silent for 30 s.
-    """
-    consumer = Consumer(properties)
+    topic: str
+    partition: int
+    changes: list[Change]
+    end: int | None = None
+
+
+class ChangelogReader:
+    """Reads partitions that it is told to, side by side. Raises TryLater when the brokers do not answer."""
+
+    def __init__(self, properties: Properties) -> None:
+        self._consumer = Consumer(properties)
+        self._heard = time.monotonic()
+        self._reading: set[tuple[str, int]] = set()
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset and read-committed end."""
+        try:
+            low, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=SILENCE_S)
+        except KafkaException as exception:
+            raise TryLater(f"{topic}/{partition} cannot be read: {exception.args[0].str()}") from exception
+        return low, end
+
+    def begin(self, topic: str, partition: int, offset: int) -> None:
+        """Read this partition, too, from the offset on."""
+        self.stop(topic, partition)
+        self._consumer.incremental_assign([TopicPartition(topic, partition, offset)])
+        self._reading.add((topic, partition))
+        self._heard = time.monotonic()
+
+    def stop(self, topic: str, partition: int) -> None:
+        """Read this partition no more."""
+        if (topic, partition) in self._reading:
+            self._reading.discard((topic, partition))
+            self._consumer.incremental_unassign([TopicPartition(topic, partition)])
+
+    def read(self, timeout_s: float) -> list[Slice]:
+        """What has come, at most 10 000 changes. A partition is read no more after the slice that has its end."""
+        slices = []
+        messages = self._consumer.consume(10_000, timeout_s)
+        for place, run in groupby(messages, key=lambda message: (message.topic(), message.partition())):
+            if place in self._reading:
+                slices += self._slices(*place, list(run))
+        if messages:
+            self._heard = time.monotonic()
+        elif time.monotonic() > self._heard + SILENCE_S:
+            names = ", ".join(sorted(f"{topic}/{partition}" for topic, partition in self._reading))
+            raise TryLater(f"{names} cannot be read: the brokers sent nothing for {SILENCE_S:.0f} s")
+        return slices
+
+    def close(self) -> None:
+        """Let go of the client."""
+        self._consumer.close()
+
+    def _slices(self, topic: str, partition: int, messages: list[Message]) -> list[Slice]:
+        changes = [
+            Change(message.key() or b"", message.value(), message.offset() or 0)
+            for message in messages
+            if message.error() is None
+        ]
+        for message in messages:
+            error = message.error()
+            if error is None:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                self.stop(topic, partition)
+                return [Slice(topic, partition, changes, message.offset())]
+            if not error.retriable():
+                raise TryLater(f"{topic}/{partition} cannot be read: {error.str()}")
+            log.warning("changelog", topic=topic, partition=partition, error=error.str())
+        return [Slice(topic, partition, changes)]
+
+
+def read(properties: Properties, topic: str, partition: int) -> Generator[list[Change], None, None]:
+    """Batches of changes from the beginning of one partition to the end that committed readers see at the time."""
+    reader = ChangelogReader(properties)
     try:
-        low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_SILENCE_S)
-        consumer.assign([TopicPartition(topic, partition, low if start is None else max(start, low))])
-        heard = time.monotonic()
-        while time.monotonic() < heard + _SILENCE_S:
-            messages = consumer.consume(10_000, 0.05)
-            if messages:
-                heard = time.monotonic()
-            changes, ended = _read(messages, f"{topic}/{partition}")
-            if changes:
-                yield changes
-            if ended:
-                return
-        raise TryLater(f"{topic}/{partition} cannot be read: the broker sent nothing for {_SILENCE_S:.0f} s")
-    except KafkaException as exception:
-        raise TryLater(f"{topic}/{partition} cannot be read: {exception.args[0].str()}") from exception
+        reader.begin(topic, partition, reader.bounds(topic, partition)[0])
+        while True:
+            for piece in reader.read(0.05):
+                if piece.changes:
+                    yield piece.changes
+                if piece.end is not None:
+                    return
     finally:
-        consumer.close()
-
-
-def _read(messages: list[Message], source: str) -> tuple[list[Change], bool]:
-    """The changes in the messages, and whether the end of the partition is among them."""
-    changes = []
-    for message in messages:
-        error = message.error()
-        if error is None:
-            changes.append(Change(message.key() or b"", message.value(), message.offset() or 0))
-        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-            return changes, True
-        elif not error.retriable():
-            raise TryLater(f"{source} cannot be read: {error.str()}")
-    return changes, False
+        reader.close()

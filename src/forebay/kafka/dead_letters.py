@@ -3,17 +3,20 @@
 `send` returns only when every letter is acknowledged, so that a caller may then forget the records they stand for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from forebay.errors import TryLater
 from forebay.kafka.settings import Properties
 from forebay.messages import headers
 
 log = structlog.get_logger()
+
+Letter = tuple[Any, str, str]
+"""The message that was consumed, the reason in a word, the detail in a sentence."""
 
 _RESERVE_S = 5.0
 """How much longer than the delivery's own time-out to wait for its report."""
@@ -27,44 +30,39 @@ class DeadLetterProducer:
         self._patience_s = properties["message.timeout.ms"] / 1000 + _RESERVE_S
         self._producer = Producer({**properties, "error_cb": _log_client_error})
 
-    def send(self, letters: Iterable[tuple[Any, str, str]]) -> None:
-        """Write (message, reason, detail) triples and wait until they are acknowledged; TryLater when they are not.
+    def send(self, letters: Iterable[Letter]) -> None:
+        """Write letters and wait until they are acknowledged; TryLater when they are not.
 
         A record that is too large for the topic leaves its headers, which say where the record stands.
         """
-        too_large: list[tuple[Any, str, str]] = []
-        failures: list[KafkaError] = []
-        for letter in letters:
-            self._queue(letter, too_large, failures, with_value=True)
-        self._flush(failures)
-        for letter in list(too_large):
-            self._queue(letter, [], failures, with_value=False)
+        too_large = self._send(letters, with_value=True)
         if too_large:
             log.warning("dead letters are too large; their headers alone are kept", letters=len(too_large))
-            self._flush(failures)
+            self._send(too_large, with_value=False)
 
     def close(self) -> None:
         """Let go of what was not acknowledged."""
         self._producer.purge()
         self._producer.flush(1)
 
-    def _queue(
-        self,
-        letter: tuple[Any, str, str],
-        too_large: list[tuple[Any, str, str]],
-        failures: list[KafkaError],
-        *,
-        with_value: bool,
-    ) -> None:
-        message, reason, detail = letter
+    def _send(self, letters: Iterable[Letter], *, with_value: bool) -> list[Letter]:
+        """Write the letters; returns those that are too large for the topic."""
+        too_large: list[Letter] = []
+        failures: list[KafkaError] = []
+        for letter in letters:
 
-        def report(error: KafkaError | None, _message: object) -> None:
-            if error is not None:
-                (failures if error.code() != KafkaError.MSG_SIZE_TOO_LARGE else refused).append(error)
-                if refused:
+            def report(error: KafkaError | None, _message: object, letter: Letter = letter) -> None:
+                if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE and with_value:
                     too_large.append(letter)
+                elif error is not None:
+                    failures.append(error)
 
-        refused: list[KafkaError] = []
+            self._queue(letter, report, with_value=with_value)
+        self._flush(failures)
+        return too_large
+
+    def _queue(self, letter: Letter, report: Callable[[KafkaError | None, Any], None], *, with_value: bool) -> None:
+        message, reason, detail = letter
         explained = headers.onward(message.headers()) + headers.dead_letter(
             reason=reason,
             detail=detail,
@@ -76,15 +74,12 @@ class DeadLetterProducer:
         value = message.value() if with_value else None
         while True:
             try:
-                self._producer.produce(
-                    self._topic,
-                    value,
-                    message.key(),
-                    headers=explained,  # type: ignore[arg-type]  # the stubs know no list of pairs
-                    on_delivery=report,
-                )
+                self._producer.produce(self._topic, value, message.key(), headers=explained, on_delivery=report)  # type: ignore[arg-type]
             except BufferError:
                 self._producer.poll(0.05)
+            except KafkaException as exception:  # refused by the client itself
+                report(exception.args[0], None)
+                return
             else:
                 return
 

@@ -162,10 +162,13 @@ class TransactionalProducer:
 
         The client's own flush would wait for the records of a failed transaction until they time out.
         """
-        while self._client.flush(_FLUSH_S):
-            failure = self._failure()
-            if failure is not None:
-                raise failure
+        try:
+            while self._client.flush(_FLUSH_S):
+                failure = self._failure()
+                if failure is not None:
+                    raise failure
+        except KafkaException as exception:  # a client that was fenced refuses even to flush
+            raise classify(raised(exception)) from exception
         self._call(lambda: self._client.commit_transaction(-1))
         self.open = False
 

@@ -404,6 +404,8 @@ class Processor(ConsumingStage):
     to: TopicName
     transforms: Annotated[tuple[Transform, ...], Field(min_length=1, max_length=16)]
     delivery: Delivery = Delivery()
+    state_cache_mebibytes: Annotated[int, Field(ge=8, le=1_048_576)] = 256
+    """Bound of the values that each replica holds in memory, per stateful transform, when it owns every partition."""
 
 
 class DuckDB(Model):

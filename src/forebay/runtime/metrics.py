@@ -43,6 +43,8 @@ class StageMetrics:
             "forebay_end_to_end_latency_seconds", "From intake to committed here, on sampled records", _SECONDS
         )
         self.partitions = gauge("forebay_assigned_partitions", "Partitions that this replica owns")
+        self.restoring_partitions = gauge("forebay_restoring_partitions", "Partitions whose state is being restored")
+        self.restore_remaining = gauge("forebay_restore_remaining_offsets", "Changelog offsets still to be read")
         self.completed = gauge("forebay_source_completed", "1 when a bounded source has sent everything")
         self._labels = labels
 

@@ -13,45 +13,29 @@ the producer away and look at what was committed, or end the process. Measured f
 
 import gc
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+
 from forebay.errors import TryLater
-from forebay.kafka import changelog
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.errors import TransactionAborted, Uncertain
 from forebay.kafka.group import GroupReader, Run
 from forebay.kafka.producer import Rejected, TransactionalProducer
 from forebay.messages import headers
-from forebay.pipeline import names
+from forebay.pipeline import names, properties
 from forebay.pipeline.spec import OnOffsetLost, Processor
+from forebay.runtime.restoring import Restorer
 from forebay.runtime.service import Replica
 from forebay.runtime.stage import DeadLetter, Outcome, PartitionStage
-from forebay.runtime.state import KeyedState
+from forebay.runtime.state import KeyedState, Mark, Origin, Store, StoreDamaged
 
 log = structlog.get_logger()
 
 RETRY_S = 0.5
 _COLLECT_EVERY_S = 5.0
-
-
-@dataclass(slots=True)
-class _Owned:
-    """A partition of the input that this replica works on."""
-
-    stage: PartitionStage
-    restoring: dict[str, Generator[list[changelog.Change], None, None]] = field(default_factory=dict)
-    """Changelogs still to be read, by the transform's name; the partition is paused meanwhile."""
-    restored: int = 0
-    since: float = field(default_factory=time.monotonic)
-
-    def stop_restoring(self) -> None:
-        """Let go of the changelogs' readers."""
-        for slices in self.restoring.values():
-            slices.close()
-        self.restoring.clear()
 
 
 @dataclass(slots=True)
@@ -79,7 +63,9 @@ class ProcessingLoop:
             for transform in replica.stage.transforms
         }
         self._dead_letter_topic = names.dead_letter_topic(replica.stage)
-        self._owned: dict[int, _Owned] = {}
+        self._owned: dict[int, PartitionStage] = {}
+        self._origins: dict[str, Origin] = {}
+        self._restorer = Restorer(replica.connection, replica.metrics)
         self._committed: dict[int, int] = {}
         self._transaction = _Transaction()
         self._poison: dict[tuple[int, int], int] = {}
@@ -91,7 +77,7 @@ class ProcessingLoop:
                 replica.connection,
                 transactional_id=names.transactional_id(replica.pipeline, replica.stage, replica.ordinal),
                 delivery=replica.stage.delivery,
-                overrides=_for_producers(replica.stage.kafka_properties),
+                overrides=properties.for_producer(replica.stage.kafka_properties),
                 max_message_bytes=_max_message_bytes(replica),
             )
         )
@@ -105,7 +91,7 @@ class ProcessingLoop:
                 self._replica.connection,
                 group_id=names.group_id(self._replica.pipeline, self._stage),
                 stop_on_lost_offset=self._stage.on_offset_lost is OnOffsetLost.STOP,
-                overrides=_for_consumers(self._stage.kafka_properties),
+                overrides=properties.for_consumer(self._stage.kafka_properties),
             ),
             self._stage.from_,
             start_from=self._stage.start_from,
@@ -128,6 +114,7 @@ class ProcessingLoop:
             gc.enable()
             self._reader.close()
             self._producer.close()
+            self._restorer.close()
 
     # -- one round ----------------------------------------------------------------------------------------------
 
@@ -135,7 +122,7 @@ class ProcessingLoop:
         self._replica.health.beat()
         self._restore_some()
         now = time.monotonic()
-        wait = 0.0 if self._is_restoring else min(self._interval_s, max(0.0, self._due - now))
+        wait = 0.01 if self._restorer.partitions else min(self._interval_s, max(0.0, self._due - now))
         for run in self._reader.read(self._limit, wait):
             self._process(run)
         self._producer.serve()
@@ -149,14 +136,16 @@ class ProcessingLoop:
             self._aborted(error)
         except Uncertain as error:
             self._start_over(error)
+        except StoreDamaged as error:
+            self._damaged(error)
         except TryLater as error:
             self._replica.metrics.error(error)
             log.warning("trying again", reason=str(error))
             self._start_over(error)
 
     def _process(self, run: Run) -> None:
-        owned = self._owned.get(run.partition)
-        if owned is None or owned.restoring:
+        stage = self._owned.get(run.partition)
+        if stage is None or run.partition in self._restorer.partitions:
             return
         begun = time.perf_counter()
         if not self._producer.open:
@@ -165,7 +154,7 @@ class ProcessingLoop:
         if self._poison:
             run = self._without_poison(run)
         if run.messages:
-            outcome = owned.stage.process(run)
+            outcome = stage.process(run)
             self._produce(outcome)
             transaction.records_in += len(run.messages)
             transaction.dropped += outcome.dropped
@@ -245,15 +234,16 @@ class ProcessingLoop:
             self._producer.begin()
         begun = time.perf_counter()
         written = [
-            (state, *self._log_changes(name, partition, state))
+            (state, self._changelogs[name], *self._log_changes(name, partition, state))
             for partition in transaction.offsets
-            for name, state in self._owned[partition].stage.states.items()
+            for name, state in self._owned[partition].states.items()
             if state.changed
         ]
         self._producer.send_offsets(self._stage.from_, transaction.offsets, self._reader.group_metadata())
         self._producer.commit()
-        for state, changes, delivered in written:
-            state.committed(changes, changelog_offset=delivered[0] + 1)
+        now_ms = int(time.time() * 1000)
+        for state, topic, changes, delivered in written:
+            state.committed(changes, Mark(self._origins[topic], delivered[0] + 1, now_ms))
         self._committed.update(transaction.offsets)
         self._transaction = _Transaction()
         self._limit = min(self._limit * 2, self._stage.batch.max_records)
@@ -313,19 +303,33 @@ class ProcessingLoop:
         if not self._producer.replace(self._replica.go_on):
             return
         self._replica.metrics.aborted()
-        for partition, owned in self._owned.items():
-            self._begin_restore(partition, owned)
-        self._rewind()
+        self._rewind(restore=list(self._owned))
 
-    def _rewind(self) -> None:
-        """Forget the transaction and continue every owned partition at its committed offset."""
-        for owned in self._owned.values():
-            for state in owned.stage.states.values():
+    def _damaged(self, error: StoreDamaged) -> None:
+        """Local state cannot be read: abort, wipe it, restore it, and do the work again."""
+        log.error("local state is damaged; it is wiped and restored", reason=str(error))
+        self._replica.metrics.error(error)
+        self._producer.abort()
+        self._replica.metrics.aborted()
+        error.store.wipe()
+        self._rewind(
+            restore=[
+                partition
+                for partition, stage in self._owned.items()
+                if any(state.store is error.store for state in stage.states.values())
+            ]
+        )
+
+    def _rewind(self, restore: Sequence[int] = ()) -> None:
+        """Forget the transaction and continue every owned partition at its committed offset, some after a restore."""
+        for stage in self._owned.values():
+            for state in stage.states.values():
                 state.aborted()
         self._transaction = _Transaction()
         self._reader.take_ends()
         self._reader.rewind(self._reader.committed(self._owned))
-        self._reader.pause([partition for partition, owned in self._owned.items() if owned.restoring])
+        self._restore(restore)
+        self._reader.pause(self._restorer.partitions)
 
     # -- records that the broker refuses ---------------------------------------------------------------------------
 
@@ -355,52 +359,28 @@ class ProcessingLoop:
 
     def _assigned(self, partitions: list[int]) -> None:
         for partition in partitions:
-            self._owned[partition] = _Owned(self._open_partition(partition))
-            self._begin_restore(partition, self._owned[partition])
-        self._reader.pause([partition for partition in partitions if self._owned[partition].restoring])
+            self._owned[partition] = self._open_partition(partition)
+        self._restore(partitions)
+        self._reader.pause(self._restorer.partitions)
         self._replica.metrics.partitions.set(len(self._owned))
         self._replica.health.ready()
         log.info("partitions assigned", partitions=sorted(partitions), owned=len(self._owned))
 
-    def _begin_restore(self, partition: int, owned: _Owned) -> None:
-        owned.stop_restoring()
-        owned.restoring = {
-            name: changelog.read(
-                kafka_settings.assigned_consumer(self._replica.connection),
-                self._changelogs[name],
-                partition,
-                start=state.store.changelog_offset,
-            )
-            for name, state in owned.stage.states.items()
-        }
-        owned.restored, owned.since = 0, time.monotonic()
-
-    @property
-    def _is_restoring(self) -> bool:
-        return any(owned.restoring for owned in self._owned.values())
+    def _restore(self, partitions: Sequence[int]) -> None:
+        stores: dict[int, dict[str, Store]] = {}
+        for partition in partitions:
+            states = self._owned[partition].states
+            for state in states.values():
+                state.forget()
+            stores[partition] = {self._changelogs[name]: state.store for name, state in states.items()}
+        self._origins |= self._restorer.begin(stores)
 
     def _restore_some(self) -> None:
-        """One slice of every changelog that is being read; the loop polls in between."""
-        for partition, owned in self._owned.items():
-            if not owned.restoring:
-                continue
-            for name, slices in list(owned.restoring.items()):
-                changes = next(slices, None)
-                if changes is None:
-                    del owned.restoring[name]
-                    continue
-                owned.stage.states[name].store.write(
-                    {change.key: change.value for change in changes}, changelog_offset=changes[-1].offset + 1
-                )
-                owned.restored += len(changes)
-            if not owned.restoring:
-                self._reader.resume([partition])
-                log.info(
-                    "state restored",
-                    partition=partition,
-                    changes=owned.restored,
-                    seconds=round(time.monotonic() - owned.since, 3),
-                )
+        """One slice of the changelogs that are being read; the loop polls in between."""
+        if self._restorer.partitions:
+            done = self._restorer.step()
+            if done:
+                self._reader.resume(done)
 
     def _revoked(self, partitions: list[int]) -> None:
         try:
@@ -417,12 +397,12 @@ class ProcessingLoop:
 
     def _let_go(self, partitions: list[int]) -> None:
         for partition in partitions:
-            owned = self._owned.pop(partition, None)
+            stage = self._owned.pop(partition, None)
             self._committed.pop(partition, None)
             self._transaction.offsets.pop(partition, None)
-            if owned is not None:
-                owned.stop_restoring()
-                for state in owned.stage.states.values():
+            self._restorer.drop(partition)
+            if stage is not None:
+                for state in stage.states.values():
                     state.store.close()
         self._replica.metrics.partitions.set(len(self._owned))
 
@@ -431,26 +411,3 @@ def _max_message_bytes(replica: Replica[Processor]) -> int:
     """The output topic's own limit, so that what is larger is refused here, where it costs one record its place."""
     topic = replica.pipeline.spec.topic(replica.stage.to)
     return int(topic.config.get("max.message.bytes", kafka_settings.MAX_MESSAGE_BYTES))
-
-
-_CONSUMER_ONLY = ("fetch.", "queued.", "max.poll.", "max.partition.fetch.", "check.crcs", "receive.message.")
-
-
-def _for_producers(properties: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in properties.items() if not name.startswith(_CONSUMER_ONLY)}
-
-
-_PRODUCER_ONLY = (
-    "linger.",
-    "batch.",
-    "queue.buffering.",
-    "compression.",
-    "message.",
-    "max.in.flight",
-    "retry.",
-    "sticky.",
-)
-
-
-def _for_consumers(properties: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in properties.items() if not name.startswith(_PRODUCER_ONLY)}

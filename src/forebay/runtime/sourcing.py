@@ -150,6 +150,7 @@ def run(replica: Replica[Producer], source: Source) -> None:
         transactional_id=names.transactional_id(replica.pipeline, replica.stage, replica.ordinal),
         delivery=replica.stage.delivery,
         overrides=replica.stage.kafka_properties,
+        max_message_bytes=_max_message_bytes(replica),
     )
     producer = TransactionalProducer(properties)
     try:
@@ -293,7 +294,7 @@ class SourceLoop:
             if at_most <= 0:
                 return Batch(messages=[], events=0, position=progress.source, is_last=True)
         deadline = time.monotonic() + patience_s
-        while (now := time.monotonic()) < deadline:
+        while self._replica.go_on() and (now := time.monotonic()) < deadline:
             allowed = at_most if self._bucket is None else min(at_most, self._bucket.available(now))
             batch = self._source.take(progress.source, allowed) if allowed else None
             wait_s = self._due_in(batch, now)
@@ -395,7 +396,7 @@ class SourceLoop:
             if not self._producer.replace(self._replica.go_on):
                 return False
             self._committed = recorded(self._replica, self._positions)
-            self._is_doubtful = False
+            self._is_doubtful = self._is_skipping = False
             self._replica.health.ready()
             log.info("running", events=self._committed.events, position=self._committed.source)
         elif self._producer.open:
@@ -479,6 +480,12 @@ class _ComplaintLog:
             _UNDELIVERABLE.labels(
                 self._replica.pipeline.metadata.name, self._replica.stage.name, complaint.reason
             ).inc()
+
+
+def _max_message_bytes(replica: Replica[Producer]) -> int:
+    """The topic's own limit: what the client refuses need not be searched for."""
+    topic = replica.pipeline.spec.topic(replica.stage.to)
+    return int(topic.config.get("max.message.bytes", settings.MAX_MESSAGE_BYTES))
 
 
 def _position_key(replica: Replica[Producer]) -> bytes:

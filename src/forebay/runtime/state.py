@@ -6,30 +6,57 @@ store again. The store therefore never holds anything uncommitted, and the chang
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from forebay.errors import ForebayError
 
 Changes = Mapping[bytes, bytes | None]
 """New values by key; None deletes."""
+
+
+class Origin(NamedTuple):
+    """The changelog that a store's content comes from. A topic that was deleted and made again has another id."""
+
+    topic_id: str
+    partitions: int
+
+
+class Mark(NamedTuple):
+    """What a store knows of its content, written with it at once or not at all."""
+
+    origin: Origin
+    changelog_offset: int
+    """The next changelog offset to read."""
+    written_ms: int
+    """Epoch milliseconds of the write."""
+
+
+class StoreDamaged(ForebayError):  # noqa: N818
+    """What the store read cannot be trusted: wipe it and restore from the changelog."""
+
+    def __init__(self, store: "Store", detail: str) -> None:
+        super().__init__(detail)
+        self.store = store
 
 
 class Store(Protocol):
     """Committed state of one transform and partition. Keys and values are bytes."""
 
     @property
-    def changelog_offset(self) -> int | None:
-        """The next changelog offset to read; None when the store is empty and unknown."""
+    def mark(self) -> Mark | None:
+        """None when nothing was ever written."""
 
     def get(self, key: bytes) -> bytes | None:
         """The committed value. Raises StoreDamaged when it cannot be trusted."""
 
-    def write(self, changes: Changes, *, changelog_offset: int) -> None:
-        """Apply the changes and the offset at once or not at all."""
+    def write(self, changes: Changes, mark: Mark) -> None:
+        """Apply the changes and the mark at once or not at all. Raises Fatal when that is impossible (disk full)."""
+
+    def wipe(self) -> None:
+        """Be empty, whatever it held, and have no mark."""
 
     def close(self) -> None:
         """Let go of files and locks."""
-
-    def destroy(self) -> None:
-        """Close and delete: whatever it held is restored from the changelog."""
 
 
 class MemoryStore:
@@ -37,33 +64,58 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
-        self._changelog_offset: int | None = None
+        self._mark: Mark | None = None
 
     @property
-    def changelog_offset(self) -> int | None:
+    def mark(self) -> Mark | None:
         """See Store."""
-        return self._changelog_offset
+        return self._mark
 
     def get(self, key: bytes) -> bytes | None:
         """See Store."""
         return self._values.get(key)
 
-    def write(self, changes: Changes, *, changelog_offset: int) -> None:
+    def write(self, changes: Changes, mark: Mark) -> None:
         """See Store."""
         for key, value in changes.items():
             if value is None:
                 self._values.pop(key, None)
             else:
                 self._values[key] = value
-        self._changelog_offset = changelog_offset
+        self._mark = mark
+
+    def wipe(self) -> None:
+        """See Store."""
+        self._values.clear()
+        self._mark = None
 
     def close(self) -> None:
         """See Store."""
 
-    def destroy(self) -> None:
-        """See Store."""
-        self._values.clear()
-        self._changelog_offset = None
+
+def doubt(  # noqa: PLR0911 - a list of reasons
+    mark: Mark | None, origin: Origin, *, low: int, end: int, now_ms: int, keeps_deletes_ms: int
+) -> str | None:
+    """Why a store must be wiped and restored from the beginning of its changelog; None when it may be continued.
+
+    `low` and `end` are the changelog partition's first offset and read-committed end. A store that slept for longer than the
+    changelog keeps deletions may have missed some.
+    """
+    if mark is None:
+        return None
+    if mark.origin.topic_id != origin.topic_id:
+        return "the changelog was deleted and made again"
+    if mark.origin.partitions != origin.partitions:
+        return f"the changelog had {mark.origin.partitions} partitions and has {origin.partitions}"
+    if mark.changelog_offset > end:
+        return f"the store is at offset {mark.changelog_offset}, beyond the changelog's end {end}"
+    if mark.changelog_offset < low:
+        return f"the store is at offset {mark.changelog_offset}, before the changelog's start {low}"
+    if mark.written_ms > now_ms + keeps_deletes_ms:
+        return "the store was written in the future"
+    if now_ms - mark.written_ms > keeps_deletes_ms:
+        return "the store is older than the changelog keeps deletions"
+    return None
 
 
 class Live(Protocol):
@@ -108,9 +160,9 @@ class KeyedState(Generic[LiveT]):
         encode = self._encode
         return {key: encode(value) for key, value in self.changed}
 
-    def committed(self, changes: Changes, *, changelog_offset: int) -> None:
+    def committed(self, changes: Changes, mark: Mark) -> None:
         """Write to the store what the broker has committed, and make room."""
-        self.store.write(changes, changelog_offset=changelog_offset)
+        self.store.write(changes, mark)
         for _key, value in self.changed:
             value.changed = False
         self.changed.clear()
@@ -120,6 +172,11 @@ class KeyedState(Generic[LiveT]):
         """Forget what the transaction changed."""
         for key, _value in self.changed:
             self.live.pop(key, None)
+        self.changed.clear()
+
+    def forget(self) -> None:
+        """Forget all live values: the store is about to change behind them."""
+        self.live.clear()
         self.changed.clear()
 
     def _evict(self) -> None:

@@ -2,28 +2,56 @@
 
 import sys
 
+from forebay.kafka.admin import Admin
+from forebay.pipeline import names
 from forebay.pipeline.spec import Processor, Transform
 from forebay.runtime import service
 from forebay.runtime.processing import ProcessingLoop
 from forebay.runtime.service import Replica
 from forebay.runtime.stage import PartitionStage
-from forebay.runtime.state import MemoryStore, Store
+from forebay.runtime.state import Store
 from forebay_processor.chain import Chain
+from forebay_processor.rocksdb_store import Memory, RocksStore
 
-CACHE_BYTES = 256 * 1024 * 1024
-"""Bound of the live values of all partitions of a transform together."""
+_MEBIBYTE = 1 << 20
 
 
 def body(replica: Replica[Processor]) -> None:
-    """Process until asked to stop."""
+    """Wait for the topics, then process until asked to stop."""
+    admin = Admin(replica.connection)
 
-    def open_store(_transform: Transform) -> Store:
-        return MemoryStore()
+    def missing() -> str | None:
+        found = admin.observe(topics_of(replica))
+        absent = [name for name, state in found.items() if state is None]
+        return f"topics do not exist yet: {', '.join(absent)}" if absent else None
 
-    def open_partition(_partition: int) -> PartitionStage:
-        return Chain(replica.stage, open_store, cache_bytes=CACHE_BYTES // 12)
+    if not service.wait_until(missing, replica):
+        return
+    source = admin.observe([replica.stage.from_])[replica.stage.from_]
+    partitions = source.partitions if source is not None else 1
+    memory = Memory()
+
+    def open_partition(partition: int) -> PartitionStage:
+        def open_store(transform: Transform) -> Store:
+            folder = f"{transform.name}.v{transform.state_version}"
+            return RocksStore(replica.settings.data / "state" / folder / str(partition), memory)
+
+        return Chain(
+            replica.stage, open_store, cache_bytes=replica.stage.state_cache_mebibytes * _MEBIBYTE // partitions
+        )
 
     ProcessingLoop(replica, open_partition).run()
+
+
+def topics_of(replica: Replica[Processor]) -> list[str]:
+    """Everything that the stage reads and writes."""
+    stage = replica.stage
+    changelogs = [
+        names.changelog_topic(replica.pipeline, stage, transform)
+        for transform in stage.transforms
+        if transform.is_stateful
+    ]
+    return [stage.from_, stage.to, names.dead_letter_topic(stage), *changelogs]
 
 
 if __name__ == "__main__":

@@ -17,11 +17,6 @@ Opener = Callable[[Transform], Store]
 """Opens the store of a stateful transform for the partition at hand."""
 
 
-def is_stateful(transform: Transform) -> bool:
-    """Whether the transform keeps state per key, and so has a changelog."""
-    return transform.moving_average is not None or bool(transform.python and transform.python.stateful)
-
-
 class Chain:
     """The stage's work on one partition."""
 
@@ -29,7 +24,7 @@ class Chain:
         self._states: dict[str, KeyedState[Any]] = {}
         self._steps: list[Any] = []
         for transform in processor.transforms:
-            if is_stateful(transform):
+            if transform.is_stateful:
                 self._states[transform.name] = _state(transform, open_store(transform), cache_bytes)
             self._steps.append(_step(transform, self._states.get(transform.name)))
         self._decode = _decoder(processor)

@@ -5,13 +5,14 @@ file read back (as fast, but with a file), it needs about 1 us a row, decoding i
 durable against kill -9; DuckDB moves it into the file whenever it exceeds 16 MB, and on closing.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from forebay.errors import LostOwnership, Refused, TryLater
+from forebay.errors import ForebayError, LostOwnership, Refused, TryLater
 from forebay.pipeline.spec import DuckDB, FieldType
 from forebay.runtime.stage import DeadLetter
 from forebay.runtime.storing import Move, Unstorable
@@ -77,7 +78,7 @@ class DuckDBFile:
                 found[partition] = row[0] if row else None
             return found
 
-        return self._guarded(read)
+        return self._guarded(read)  # type: ignore[no-any-return]
 
     def decode(self, messages: Sequence[Any]) -> tuple[list[Row], list[DeadLetter]]:
         """Rows of the table."""
@@ -88,11 +89,19 @@ class DuckDBFile:
 
         def transact() -> None:
             self._sql.begin()
-            if rows:
-                self._append(rows)
-            before_commit()
-            self._move(moves)
-            self._sql.commit()
+            try:
+                if rows:
+                    with self._sql.appender(self._spec.table, columns=self._columns) as appender:
+                        appender.append_rows(rows)
+                before_commit()
+                self._move(moves)
+                self._sql.commit()
+            except _REFUSALS as error:
+                self._roll_back()
+                raise Unstorable("rejected-by-database", _first_line(error)) from error
+            except ForebayError:
+                self._roll_back()
+                raise
 
         self._guarded(transact)
 
@@ -145,27 +154,19 @@ class DuckDBFile:
             self._sql.execute(tables.create(quoted(self._spec.table), self._decoder.fields, DIALECT))
         self._sql.execute(_CREATE_POSITIONS)
 
-    def _append(self, rows: Sequence[Row]) -> None:
-        try:
-            with self._sql.appender(self._spec.table, columns=self._columns) as appender:
-                appender.append_rows(rows)
-        except _REFUSALS as error:
-            self._roll_back()
-            raise Unstorable("rejected-by-database", _first_line(error)) from error
-
     def _move(self, moves: Sequence[Move]) -> None:
         owner = self._owner
         for move in moves:
             key = [owner.pipeline, owner.sink, self._topic_id, move.partition]
             moved = self._sql.execute(_MOVE, [move.next_offset, *key, move.expected]).fetchone()
             if moved != (1,):
-                self._roll_back()
                 raise LostOwnership(
                     f"partition {move.partition} is no longer at offset {move.expected} in {self._path}"
                 )
 
     def _roll_back(self) -> None:
-        self._sql.rollback()
+        with contextlib.suppress(duckdb.TransactionException):  # a commit that failed has ended it
+            self._sql.rollback()
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
         """What happens to the file is waited out; nothing of an unfinished transaction stays."""

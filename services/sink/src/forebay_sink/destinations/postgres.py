@@ -144,12 +144,11 @@ class PostgresTable:
     def _prepare_tables(self) -> None:
         with self._sql.transaction():
             self._sql.execute("SELECT pg_advisory_xact_lock(%s)", [_SETUP_LOCK])
-            if self._sql.execute("SELECT to_regnamespace(%s)", [tables.quoted(self._spec.db_schema)]).fetchone() == (None,):
-                raise TryLater(
-                    f"there is no schema {self._spec.db_schema}: create it with CREATE SCHEMA {tables.quoted(self._spec.db_schema)}"
-                )
+            schema = tables.quoted(self._spec.db_schema)
+            if self._sql.execute("SELECT to_regnamespace(%s)", [schema]).fetchone() == (None,):
+                raise TryLater(f"there is no schema {self._spec.db_schema}: create it with CREATE SCHEMA {schema}")
             if (kind := self._kind_of(self._spec.table)) is None:
-                self._sql.execute(tables.create(self._name, self._decoder.fields, DIALECT))  # type: ignore[arg-type]
+                self._sql.execute(tables.create(self._name, self._decoder.fields, DIALECT))
             elif kind not in ("r", "p", "f"):
                 raise Refused(f"{self._name} is no table: name a table in the destination, rows are copied into it")
             else:
@@ -262,10 +261,6 @@ def _is_refusal(error: psycopg.Error) -> bool:
 def _unchanged(document: Any) -> str:
     """JSON columns are given JSON text."""
     return str(document)
-
-
-def tables.quoted(name: str) -> str:
-    return tables.quoted(name)
 
 
 def _one_line(error: BaseException) -> str:
