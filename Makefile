@@ -19,11 +19,19 @@ run: .setup/run ## Run a Pipeline on this machine: make run [FILE=pipeline.yaml]
 
 .PHONY: test
 test: .setup/dev ## Run all tests that need no cluster, against a real Kafka and PostgreSQL
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests/unit tests/kafka
 
 .PHONY: unit
 unit: .setup/dev ## Run the tests without IO
 	@$(BIN)/python -m pytest tests/unit
+
+.PHONY: faults
+faults: .setup/dev ## Injure the processor for real (kill -9, stopped brokers, full disks ...): the set of 10 minutes
+	@$(BIN)/python -m pytest tests/faults -m "not long"
+
+.PHONY: faults-all
+faults-all: .setup/dev ## All faults, long cases at full length
+	@$(BIN)/python -m pytest tests/faults
 
 .PHONY: check
 check: .setup/dev ## Lint, format, types, import layers, generated files

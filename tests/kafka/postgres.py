@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import quote
 from typing import Self
+from urllib.parse import quote
 
 import psycopg
 

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import signal
+import time
 
 import pytest
 import topics
@@ -224,7 +225,6 @@ def test_headers_ride_along_and_latency_is_measured(kafka, tmp_path, count):
     from confluent_kafka import Producer
 
     producer = Producer({"bootstrap.servers": world.bootstrap})
-    import time
 
     for number in range(count):
         carried = [(headers.INGEST_TIME, str(int(time.time() * 1000)).encode()), ("mine", b"x")]
@@ -295,3 +295,15 @@ def test_local_state_equals_changelog_equals_input_after_kill_and_stop(kafka, tm
     assert_order_per_key(world)
     assert_no_open_transactions(world)
     assert_state_is_the_input_folded(world, records, tmp_path / "enrich-0")
+
+
+def test_a_rate_limit_is_kept(kafka, tmp_path):
+    world = World(kafka, tmp_path, AVERAGE, extra="      rateLimit: 500")
+    world.write(readings(3_000))
+    with world.service() as service:
+        until(lambda: service.metric("forebay_records_in_total") > 0, what="progress", every_s=0.02)
+        begun, first = time.monotonic(), service.metric("forebay_records_in_total")
+        until(lambda: service.metric("forebay_records_in_total") > 2_000, what="2 000 records")
+        seconds, records = time.monotonic() - begun, service.metric("forebay_records_in_total") - first
+
+    assert records / seconds < 650

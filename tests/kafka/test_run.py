@@ -179,7 +179,7 @@ def test_results_are_stored_once_and_the_summary_says_where(make_run):
 
 def rows(run):
     with duckdb.connect(run.stage("warehouse")["output"], read_only=True) as database:
-        return database.sql("SELECT count(*) FROM readings").fetchone()[0]
+        return database.sql("SELECT count(*) FROM readings").fetchall()[0][0]
 
 
 def test_a_stdout_sinks_lines_reach_standard_output_whole(make_run):
@@ -352,7 +352,7 @@ def test_for_ends_a_run_of_an_endless_source(make_run):
 def test_a_stage_that_is_refused_fails_the_run_by_name(make_run):
     run = make_run(
         simulator="devices: 20, eventsPerSecond: 1000",
-        producers="    - {name: missing, to: RAW, source: {file: {path: not-there.ndjson}}}",
+        producers="    - {name: missing, to: RAW, key: {field: device_id}, source: {file: {path: not-there.ndjson}}}",
     )
     run.file.write_text(run.file.read_text().replace("to: RAW", f"to: {run.raw}"))
 

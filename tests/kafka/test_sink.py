@@ -461,7 +461,7 @@ def test_a_table_that_does_not_fit_is_refused_naming_columns_types_and_cures(kaf
     reason = next(json.loads(line)["reason"] for line in sink.log().splitlines() if '"refused"' in line)
     assert reason == (
         f"table {table} does not fit the records: "
-        f'column timestamp is integer, but a integer needs bigint: ALTER TABLE {table} ALTER COLUMN "timestamp" TYPE bigint; '
+        f'column timestamp is integer, but field type integer needs bigint: ALTER TABLE {table} ALTER COLUMN "timestamp" TYPE bigint; '
         f'it has no column temperature_c: ALTER TABLE {table} ADD COLUMN "temperature_c" double precision; '
         "column site is NOT NULL without a default, but the records have no such field: "
         f'ALTER TABLE {table} ALTER COLUMN "site" DROP NOT NULL; or name another table in the destination'

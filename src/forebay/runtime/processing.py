@@ -27,6 +27,7 @@ from forebay.kafka.producer import Rejected, TransactionalProducer
 from forebay.messages import headers
 from forebay.pipeline import names, properties
 from forebay.pipeline.spec import OnOffsetLost, Processor
+from forebay.runtime.pacing import TokenBucket
 from forebay.runtime.restoring import Restorer
 from forebay.runtime.service import Replica
 from forebay.runtime.stage import DeadLetter, Outcome, PartitionStage
@@ -72,6 +73,8 @@ class ProcessingLoop:
         self._limit = replica.stage.batch.max_records
         self._interval_s = replica.stage.batch.max_wait_ms / 1000
         self._due = 0.0
+        rate = replica.stage.rate_limit
+        self._bucket = None if rate is None else TokenBucket(rate, time.monotonic())
         self._producer = TransactionalProducer(
             kafka_settings.transactional_producer(
                 replica.connection,
@@ -123,11 +126,20 @@ class ProcessingLoop:
         self._restore_some()
         now = time.monotonic()
         wait = 0.01 if self._restorer.partitions else min(self._interval_s, max(0.0, self._due - now))
-        for run in self._reader.read(self._limit, wait):
+        for run in self._reader.read(self._allowed(), wait):
             self._process(run)
         self._producer.serve()
         if time.monotonic() >= self._due or self._limit < self._stage.batch.max_records:
             self._commit()
+
+    def _allowed(self) -> int:
+        """How many records to read: the batch, less what the rate limit leaves of it; waits for at least one."""
+        if self._bucket is None:
+            return self._limit
+        while not (tokens := self._bucket.available(time.monotonic())):
+            if self._replica.stopping.wait(min(1.0, self._bucket.wait_s())):
+                return 1
+        return min(tokens, self._limit)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
@@ -157,6 +169,8 @@ class ProcessingLoop:
             outcome = stage.process(run)
             self._produce(outcome)
             transaction.records_in += len(run.messages)
+            if self._bucket is not None:
+                self._bucket.spend(len(run.messages))
             transaction.dropped += outcome.dropped
         transaction.offsets[run.partition] = run.next_offset
         transaction.processing_s += time.perf_counter() - begun

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from forebay.errors import ForebayError
 from forebay.pipeline import names
 from forebay.pipeline.spec import ConsumingStage, Pipeline, Producer
 from forebay_cli.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
@@ -20,6 +21,7 @@ from forebay_cli.run.launches import AnyStage, Consuming, Launch, Surroundings
 from forebay_cli.run.observation import OffsetReader
 from forebay_cli.run.snapshots import Outcome, Snapshot, StageState
 from forebay_cli.run.supervision import Phase, Replica
+from forebay_cli.run.threads import in_daemon_thread
 from forebay_cli.run.view import View
 
 OBSERVE_EVERY_S = 1.0
@@ -29,6 +31,7 @@ READY_WITHIN_S = 30.0
 """Sources wait so long for the stages behind them: a stage that starts at the latest offset would miss what comes before."""
 STOP_GRACE_S = 20.0
 """A process that was asked to stop and did not within this time is killed."""
+REAP_WITHIN_S = 3.0
 BROKER_RESTARTS = 3
 
 
@@ -42,6 +45,10 @@ class Plan:
     duration_s: float | None
     drain_s: float
     expected_records: int | None
+
+
+class BrokerGoneError(ForebayError):
+    """The embedded broker cannot be kept running, and without it nothing can be drained."""
 
 
 class Session:
@@ -83,8 +90,10 @@ class Session:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for observer in watching:
                 if observer.done():
-                    observer.result()  # it ends by an error of ours only
+                    observer.result()  # an error of ours, but for the broker's, which the flow notices
             return await flow
+        except BrokerGoneError as error:
+            return Outcome(ok=False, reason=str(error))
         except asyncio.CancelledError:
             if not self.was_ended_at_once:
                 raise
@@ -94,7 +103,8 @@ class Session:
                 task.cancel()
             for replica in self._replicas.values():
                 replica.kill()
-            await asyncio.gather(*tasks, *self._lives, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._reap()
             self._ended = self._now()
             self._count()
             self._view.show(self.snapshot())
@@ -129,7 +139,7 @@ class Session:
         if not self._output_is_open:
             return
         try:
-            await asyncio.to_thread(write, lines)  # a reader may be slow
+            await in_daemon_thread(functools.partial(write, lines))  # a reader may be slow
         except OSError:
             self._output_is_open = False
             self._view.say("nobody reads standard output any more: stopping")
@@ -146,14 +156,14 @@ class Session:
             await self._until(self._is_over, self._plan.duration_s)
         self._phase = "draining"
         await self._stop_sources(sources)
-        left = await self._drain() if self._broker_failure is None else ()
+        left = await self._drain()
         self._phase = "stopping"
         await self._stop(readers)
         self._phase = "done"
         return self._outcome(left)
 
     def _is_over(self) -> bool:
-        if self._failed() or self._broker_failure:
+        if self._failed():
             self._hurry()
             return True
         sources = self._of(Producer)
@@ -163,27 +173,27 @@ class Session:
     def _outcome(self, left: Iterable[str]) -> Outcome:
         failed = [f"{stage.name} failed for good: {stage.failure}" for stage in self.snapshot().stages if stage.failure]
         killed = [f"{name} did not stop when asked to and was killed" for name in self._killed]
-        reasons = [self._broker_failure] if self._broker_failure else [*failed, *left, *killed]
+        reasons = [*failed, *left, *killed]
         return Outcome(ok=not reasons, reason="; ".join(reasons) or None)
 
     async def _drain(self) -> tuple[str, ...]:
         """Wait until everything in flight has been processed; what is left when patience is over, in sentences."""
         patience = Patience(self._plan.drain_s)
         self._offsets.freeze()
-        before, progressed_at = None, self._now()
-        while not self._broker_failure:
+        before, moved, progressed_at = None, None, self._now()
+        while True:
             failed = {replica.launch.stage.name for replica in self._failed()}
             if failed:
                 self._hurry()
             now = await self._observe_lags()
             if draining.is_drained(before, now, failed=failed):
-                break
-            progressed_at = self._now() if now != before else progressed_at
+                return ()
+            if None not in now.values() and now != moved:
+                moved, progressed_at = now, self._now()
             if patience.is_over(now=self._now(), last_progress=progressed_at, hurried_since=self._hurried_since):
                 return tuple(self._unfinished(draining.left_over(now, failed=failed)))
             before = now
-            await asyncio.sleep(DRAIN_CHECK_S)
-        return ()
+            await self._until(lambda: False, DRAIN_CHECK_S)
 
     def _unfinished(self, lags: Lags) -> Iterator[str]:
         for stage, lag in lags.items():
@@ -213,12 +223,25 @@ class Session:
                 self._view.say(f"{replica.launch.name} did not stop within {STOP_GRACE_S:g} s and is killed")
                 self._killed.append(replica.launch.name)
                 replica.kill()
-        await self._until(lambda: all(replica.phase.is_final for replica in going), None)
+        await self._until(lambda: all(replica.phase.is_final for replica in going), STOP_GRACE_S)
+
+    async def _reap(self) -> None:
+        """Collect the killed processes; a life that still passes output on to a stuck reader is cut off."""
+        if self._lives:
+            _, stuck = await asyncio.wait(self._lives, timeout=REAP_WITHIN_S)
+            for life in stuck:
+                life.cancel()
+            await asyncio.gather(*self._lives, return_exceptions=True)
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float | None) -> None:
         """Wait for a condition of this object's own state, which is cheap to look at."""
         deadline = None if timeout_s is None else self._now() + timeout_s
-        while not condition() and (deadline is None or self._now() < deadline):  # noqa: ASYNC110 - looking is cheap
+        while not condition() and (deadline is None or self._now() < deadline):
+            for life in self._lives:
+                if life.done():
+                    life.result()  # it raises errors of ours only
+            if self._broker_failure is not None:
+                raise BrokerGoneError(self._broker_failure)
             await asyncio.sleep(0.05)
 
     async def _watch_replicas(self) -> None:
@@ -244,25 +267,26 @@ class Session:
 
     async def _observe_lags(self) -> Lags:
         async with self._reading:  # an OffsetReader serves one call at a time
-            self._lags = await asyncio.to_thread(self._offsets.lags)
+            self._lags = await in_daemon_thread(self._offsets.lags)
         return self._lags
 
     async def _watch_broker(self) -> None:
         restarts = 0
         while True:
             await asyncio.sleep(OBSERVE_EVERY_S)
-            if self._broker is None or self._broker.is_alive() or self._broker_failure:
+            if self._broker is None or self._broker.is_alive():
                 continue
             restarts += 1
             reason = f"Kafka ended: {self._broker.exit_reason()}"
             if restarts > BROKER_RESTARTS:
-                self._broker_failure = reason
-                continue
+                self._broker_failure = f"{reason}; it was started again {BROKER_RESTARTS} times"
+                return
             self._view.say(f"{reason}; starting it again on the same port")
             try:
-                await asyncio.to_thread(self._broker.restart)
+                await in_daemon_thread(self._broker.restart)
             except EmbeddedKafkaError as error:
                 self._broker_failure = str(error)
+                return
 
     async def _show(self) -> None:
         async def show() -> None:

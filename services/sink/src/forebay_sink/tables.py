@@ -85,7 +85,7 @@ def _problems(
             yield f"column {column.name} is generated, but the records hold a {field.type} for it: rename the column"
         elif column.type not in dialect.types[field.type]:
             yield (
-                f"column {column.name} is {column.type}, but a {field.type} needs {wanted}: "
+                f"column {column.name} is {column.type}, but field type {field.type} needs {wanted}: "
                 f"ALTER TABLE {table} ALTER COLUMN {quoted(column.name)} TYPE {wanted}"
             )
     given = {dialect.same(field.name) for field in fields}
