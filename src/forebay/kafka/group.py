@@ -155,15 +155,17 @@ class GroupReader:
         """Fetch again."""
         self._consumer.resume(self._of(partitions))
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
-        """Commit offsets of owned partitions outside of transactions; a failure is logged, for the next commit repairs it."""
+    def commit(self, offsets: Mapping[int, int]) -> bool:
+        """Commit offsets of owned partitions outside of transactions; a failure is logged, and to be repeated."""
         owned = [TopicPartition(self.topic, each, offset) for each, offset in offsets.items() if each in self.owned]
         if not owned:
-            return
+            return True
         try:
             self._consumer.commit(offsets=owned, asynchronous=False)
         except KafkaException as exception:
             log.warning("offsets not committed", topic=self.topic, error=exception.args[0].str())
+            return False
+        return True
 
     def group_metadata(self) -> Any:
         """What a transactional producer needs to commit this member's offsets."""

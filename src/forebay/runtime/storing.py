@@ -95,6 +95,8 @@ class StoringLoop(Generic[RowT]):
         """What the destination's rows hold, for the partitions that are read."""
         self._unplaced: set[int] = set()
         """Partitions that are owned and paused until the destination has told where to begin."""
+        self._uncommitted: dict[int, int] = {}
+        """Offsets that are stored, and that the group has yet to be told."""
         self._retry_at = 0.0
         self._backoff_s = FIRST_BACKOFF_S
         self._trouble: str | None = None
@@ -183,6 +185,8 @@ class StoringLoop(Generic[RowT]):
         try:
             if messages or ends:
                 self._store(messages, ends)
+            elif self._uncommitted:
+                self._tell_group({})
         except LostOwnership as error:
             self._replica.metrics.aborted()
             self._replica.metrics.error(error)
@@ -226,6 +230,7 @@ class StoringLoop(Generic[RowT]):
         for partition in partitions:
             self._unplaced.discard(partition)
             self._positions.pop(partition, None)
+            self._uncommitted.pop(partition, None)
         self._replica.metrics.partitions.set(len(self._reader.owned.difference(partitions)))
 
     def _displace(self) -> None:
@@ -309,7 +314,7 @@ class StoringLoop(Generic[RowT]):
             self._destination.store(rows, moves, (lambda: self._dead_letters.send(letters)) if letters else _nothing)
             self._positions.update(behind)
             replica.metrics.committed()
-        self._reader.commit(behind)
+        self._tell_group(behind)
         self._trouble, self._backoff_s = None, FIRST_BACKOFF_S
         records = len(rows) + len(letters)
         if records:
@@ -319,6 +324,12 @@ class StoringLoop(Generic[RowT]):
             replica.metrics.records_out.inc(len(rows))
         for letter in letters:
             replica.metrics.dead_letters(letter.reason)
+
+    def _tell_group(self, behind: Offsets) -> None:
+        """Commit what is stored, for the lag; what fails, for example in a rebalance, is committed with the next."""
+        self._uncommitted.update(behind)
+        if self._reader.commit(self._uncommitted):
+            self._uncommitted.clear()
 
     def _observe_latency(self, messages: Sequence[Any]) -> None:
         now_ms = time.time_ns() // 1_000_000

@@ -16,7 +16,7 @@ from forebay_cli.run.launches import Consuming
 
 SCRAPE_TIMEOUT_S = 1.0
 MAX_ANSWER_BYTES = 4 << 20
-READ_ATTEMPTS = 5
+READ_WITHIN_S = 0.3
 READ_AGAIN_S = 0.03
 
 
@@ -75,12 +75,17 @@ class OffsetReader:
         return {stage.name: self._lag(stage) for stage in self._stages}
 
     def _lag(self, stage: Consuming) -> int | None:
-        """Offsets that a transaction is committing just now cannot be read; that is over in a moment."""
-        for _ in range(READ_ATTEMPTS):
+        """Offsets that a transaction is committing just now cannot be read; that is over in a moment.
+
+        A failure that took long is no such moment, and the next observation tries again.
+        """
+        give_up_at = time.monotonic() + READ_WITHIN_S
+        while True:
             with contextlib.suppress(TryLater, Refused):
                 return self._read(stage)
+            if time.monotonic() >= give_up_at:
+                return None
             time.sleep(READ_AGAIN_S)
-        return None
 
     def _read(self, stage: Consuming) -> int:
         topic = stage.from_

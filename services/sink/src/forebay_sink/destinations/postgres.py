@@ -207,7 +207,7 @@ class PostgresTable:
                 "UPDATE {} AS kept SET next_offset = moved.next_offset "
                 "FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) AS moved(number, expected, next_offset) "
                 "WHERE kept.pipeline = %s AND kept.sink = %s AND kept.topic_id = %s "
-                'AND kept."partition" = moved.number'
+                'AND kept."partition" = moved.number AND kept.next_offset IS NOT DISTINCT FROM moved.expected'
             ).format(self._positions),
             [*map(list, zip(*moves, strict=True)), owner.pipeline, owner.sink, self._topic_id],
         ).rowcount

@@ -1,0 +1,3 @@
+module forebay.dev/cluster/pause
+
+go 1.25.0
