@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 
 from forebay.pipeline import schema
+from forebay.planning import workloads
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Generated from src/forebay/pipeline/spec.py by `make generate`: do not edit.\n"
 
 GENERATED = {
     ROOT / "manifests/crd/pipelines.forebay.dev.yaml": lambda: HEADER + schema.crd_yaml(),
+    ROOT / "charts/pipeline/values.schema.json": workloads.values_schema,
 }
 """What makes each file, by its path."""
 

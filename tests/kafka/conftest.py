@@ -1,6 +1,7 @@
 """One real broker for all tests here; each test names its own topics."""
 
 import pytest
+
 from forebay_cli.embedded_kafka import EmbeddedKafka
 
 

@@ -26,9 +26,11 @@ def until(condition, *, what: str, deadline_s: float = DEADLINE_S, every_s: floa
 
 
 class Service:
-    """One replica's process. `pipeline` is the YAML text."""
+    """One replica's process. `pipeline` is the YAML text; without `bootstrap` its spec.kafka holds."""
 
-    def __init__(self, folder: Path, pipeline: str, stage: str, kind: str, bootstrap: str, ordinal: int = 0, **extra):
+    def __init__(
+        self, folder: Path, pipeline: str, stage: str, kind: str, bootstrap: str | None, ordinal: int = 0, **extra
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.pipeline_file = folder / "pipeline.yaml"
@@ -43,11 +45,11 @@ class Service:
             "FOREBAY_PIPELINE": str(self.pipeline_file),
             "FOREBAY_STAGE": stage,
             "FOREBAY_ORDINAL": str(ordinal),
-            "FOREBAY_BOOTSTRAP": bootstrap,
             "FOREBAY_DATA": str(folder / f"{stage}-{ordinal}"),
             "FOREBAY_HTTP_HOST": "127.0.0.1",
             "FOREBAY_HTTP_PORT": str(self.port),
             "FOREBAY_LOG_FORMAT": "json",
+            **({} if bootstrap is None else {"FOREBAY_BOOTSTRAP": bootstrap}),
             **extra,
         }
         self.process: subprocess.Popen | None = None

@@ -14,7 +14,7 @@ def unique(name: str) -> str:
 
 def create(bootstrap: str, *topics: str, partitions: int = 3, config: dict[str, str] | None = None) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    wanted = [NewTopic(topic, partitions, 1, config=config or {}) for topic in topics]
+    wanted = [NewTopic(topic, partitions, config=config or {}) for topic in topics]
     for created in admin.create_topics(wanted).values():
         created.result(30)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -57,8 +57,15 @@ class Admin:
         self._servers = str(connection["bootstrap.servers"])
         self._complaint: KafkaError | None = None
         # what librdkafka would log about connections comes back as an error here
-        properties: dict[str, Any] = {**connection, "log_level": 0, "error_cb": self._remember}
-        self._client = AdminClient(properties)
+        self._properties: dict[str, Any] = {**connection, "log_level": 0, "error_cb": self._remember}
+        self._observers: dict[str, Consumer] = {}
+        try:
+            self._client = AdminClient(self._properties)
+        except KafkaException as exception:
+            raise Refused(
+                f"the settings for Kafka at {self._servers} are wrong: {exception.args[0].str()}: "
+                "check tls, sasl and the keys of their Secrets"
+            ) from exception
 
     def brokers(self) -> int:
         """How many brokers the cluster has."""
@@ -113,16 +120,32 @@ class Admin:
 
         Offsets of open transactions are waited for, so TryLater may mean that one hangs.
         """
-        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number) for number in partitions])
-        futures = self._client.list_consumer_group_offsets(
-            [asked], require_stable=True, request_timeout=REQUEST_TIMEOUT_S
-        )
         doing = f"read the offsets of group {group}"
-        answer = self._result(futures[group], doing)
-        for partition in answer.topic_partitions:
+        asked = [TopicPartition(topic, number) for number in partitions]
+        try:
+            answer = self._observer(group).committed(asked, timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as exception:
+            raise self._error(exception.args[0], doing) from exception
+        for partition in answer:
             if partition.error is not None:
                 raise self._error(partition.error, doing)
-        return {p.partition: p.offset if p.offset >= 0 else None for p in answer.topic_partitions}
+        return {each.partition: each.offset if each.offset >= 0 else None for each in answer}
+
+    def _observer(self, group: str) -> Consumer:
+        """A client of the group that never joins it.
+
+        An administrator's request would do, but librdkafka 2.16 dereferences a null pointer in its answer to
+        NOT_COORDINATOR for one (its issue 5040); a consumer's does not.
+        """
+        if group not in self._observers:
+            properties = {
+                **self._properties,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",  # waits for offsets that an open transaction would change
+            }
+            self._observers[group] = Consumer(properties)
+        return self._observers[group]
 
     def group_state(self, group: str) -> GroupState:
         """The group's state and how many members it has."""

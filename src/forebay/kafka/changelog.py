@@ -7,13 +7,14 @@ the last record. One consumer reads any number of partitions, for each new one c
 import time
 from collections.abc import Generator
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from forebay.errors import TryLater
 from forebay.kafka.settings import Properties
+from forebay.messages import headers
 
 log = structlog.get_logger()
 
@@ -35,6 +36,8 @@ class Slice(NamedTuple):
     partition: int
     changes: list[Change]
     end: int | None = None
+    position: bytes | None = None
+    """The last record's header `STATE_POSITION`; the last record of a changelog has one."""
 
 
 class ChangelogReader:
@@ -85,22 +88,28 @@ class ChangelogReader:
         self._consumer.close()
 
     def _slices(self, topic: str, partition: int, messages: list[Message]) -> list[Slice]:
-        changes = [
-            Change(message.key() or b"", message.value(), message.offset() or 0)
-            for message in messages
-            if message.error() is None
-        ]
+        records = [message for message in messages if message.error() is None]
+        changes = [Change(message.key() or b"", message.value(), message.offset() or 0) for message in records]
+        position = _position(records[-1]) if records else None
         for message in messages:
             error = message.error()
             if error is None:
                 continue
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 self.stop(topic, partition)
-                return [Slice(topic, partition, changes, message.offset())]
+                return [Slice(topic, partition, changes, message.offset(), position)]
             if not error.retriable():
                 raise TryLater(f"{topic}/{partition} cannot be read: {error.str()}")
             log.warning("changelog", topic=topic, partition=partition, error=error.str())
-        return [Slice(topic, partition, changes)]
+        return [Slice(topic, partition, changes, position=position)]
+
+
+def _position(message: Message) -> bytes | None:
+    found: Any = message.headers()
+    for name, value in found or ():
+        if name == headers.STATE_POSITION and isinstance(value, bytes):
+            return value
+    return None
 
 
 def read(properties: Properties, topic: str, partition: int) -> Generator[list[Change], None, None]:

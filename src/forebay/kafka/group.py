@@ -32,6 +32,14 @@ COMMITTED_TIMEOUT_S = 60.0
 """How long to wait for stable offsets: a dead member's open transaction hides them until it times out."""
 
 
+class Commit(NamedTuple):
+    """What a group has committed for a partition."""
+
+    offset: int
+    metadata: str
+    """What was said with it."""
+
+
 class Run(NamedTuple):
     """Consecutive records of one partition."""
 
@@ -104,6 +112,10 @@ class GroupReader:
 
     def committed(self, partitions: Iterable[int]) -> dict[int, int | None]:
         """The group's stable committed offsets, None where there is none. Raises TryLater when they stay unstable."""
+        return {each: commit and commit.offset for each, commit in self.commits(partitions).items()}
+
+    def commits(self, partitions: Iterable[int]) -> dict[int, Commit | None]:
+        """Like `committed`, with the metadata."""
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
         if not wanted:
             return {}
@@ -112,7 +124,10 @@ class GroupReader:
                 raise TryLater(
                     f"committed offset of {self.topic}/{partition.partition} cannot be read: {partition.error.str()}"
                 )
-        return {each.partition: None if each.offset == OFFSET_INVALID else each.offset for each in found}
+        return {
+            each.partition: None if each.offset == OFFSET_INVALID else Commit(each.offset, each.metadata or "")
+            for each in found
+        }
 
     def _ask_for_committed(self, wanted: list[TopicPartition]) -> list[TopicPartition]:
         """Ask until answered: a coordinator that moves or loads its offsets is no reason to give up."""

@@ -152,10 +152,15 @@ class TransactionalProducer:
         """Let the client tell what it delivered, which also frees its memory."""
         self._client.poll(0)
 
-    def send_offsets(self, topic: str, offsets: Mapping[int, int], group_metadata: object) -> None:
-        """Make the input's next offsets, by partition, part of the transaction."""
-        positions = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
-        self._call(lambda: self._client.send_offsets_to_transaction(positions, group_metadata, -1))
+    def send_offsets(
+        self, topic: str, offsets: Mapping[int, int], group_metadata: object, *, metadata: str = ""
+    ) -> None:
+        """Make the input's next offsets, by partition, part of the transaction; `metadata` is kept with each."""
+        positions = [TopicPartition(topic, partition, offset, metadata) for partition, offset in offsets.items()]
+        try:
+            self._client.send_offsets_to_transaction(positions, group_metadata, -1)
+        except KafkaException as exception:
+            raise self._cause(raised(exception)) from exception
 
     def commit(self) -> None:
         """Commit: flushes, and fails if any record of the transaction was not delivered.

@@ -25,6 +25,9 @@ SOURCE_OFFSET = "forebay-dlq-offset"
 SAMPLE_EVERY = 1000
 """One record in this many carries the ingest time."""
 
+STATE_POSITION = "forebay-position"
+"""In changelogs, on the last record of each transaction: where in the input the state stands."""
+
 _DETAIL_CHARACTERS = 500
 
 

@@ -185,6 +185,7 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     "destination": {"destination": {"stdout": {}}},
     "autoscaling": {"autoscaling": {}},
     "batch": {"batch": {}},
+    "pod": {"pod": {}},
     "delivery": {"delivery": {}},
     "kafkaProperties": {"kafkaProperties": {}},
     "rateLimit": {"rateLimit": 1},

@@ -260,6 +260,20 @@ def files_have_one_reader(pipeline: Pipeline) -> Iterator[Problem]:
             )
 
 
+def pods_use_their_volumes(pipeline: Pipeline) -> Iterator[Problem]:
+    """A volume that nothing is written to, or read from, is a misunderstanding."""
+    for path, stage in _stages(pipeline.spec):
+        if stage.pod is None:
+            continue
+        is_kept = isinstance(stage, Processor) or (isinstance(stage, Sink) and stage.destination.duckdb is not None)
+        if stage.pod.storage is not None and not is_kept:
+            yield Problem(
+                (*path, "pod", "storage"), "processors and duckdb sinks alone keep something on disk: remove it"
+            )
+        if stage.pod.files is not None and not (isinstance(stage, Producer) and stage.source.file is not None):
+            yield Problem((*path, "pod", "files"), "only a producer with a file source reads files: remove it")
+
+
 def delivery_outlasts_linger(pipeline: Pipeline) -> Iterator[Problem]:
     """A record must not time out while it waits for its batch."""
     writers: list[tuple[Path, Producer | Processor]] = [*_producers(pipeline.spec), *_processors(pipeline.spec)]
@@ -473,6 +487,7 @@ RULES: tuple[Rule, ...] = (
     outputs_are_new,
     conditions_can_hold,
     state_has_keys,
+    pods_use_their_volumes,
     delivery_outlasts_linger,
     sasl_runs_inside_tls,
     kafka_properties_are_allowed,

@@ -75,6 +75,10 @@ def _names_differ(kind: str, other: str) -> Cel:
     )
 
 
+def _reads_no_file(stages: str) -> Cel:
+    return "!has(self.pod) || !has(self.pod.files)", f"{stages} read no file: remove pod.files"
+
+
 _GROWN = "!has(self.partitions) || !has(oldSelf.partitions) || self.partitions >= oldSelf.partitions"
 
 CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
@@ -113,9 +117,24 @@ CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
         ("!has(self.column) || !has(self.constant)", "a field has a column or a constant, not both"),
         ("!has(self.format) || self.type == 'timestamp'", "a format is for type timestamp"),
     ),
-    spec.Producer: (("!has(self.source.file) || self.replicas == 1", "a file has one reader: set replicas to 1"),),
-    spec.Processor: (("self.from != self.to", "a processor writes to another topic than it reads"),),
+    spec.Producer: (
+        ("!has(self.source.file) || self.replicas == 1", "a file has one reader: set replicas to 1"),
+        (
+            "!has(self.pod) || !has(self.pod.files) || has(self.source.file)",
+            "pod.files is for file sources: remove it",
+        ),
+        ("!has(self.pod) || !has(self.pod.storage)", "producers keep nothing on disk: remove pod.storage"),
+    ),
+    spec.Processor: (
+        ("self.from != self.to", "a processor writes to another topic than it reads"),
+        _reads_no_file("processors"),
+    ),
     spec.Sink: (
+        (
+            "has(self.destination.duckdb) || !has(self.pod) || !has(self.pod.storage)",
+            "sinks other than duckdb keep nothing on disk: remove pod.storage",
+        ),
+        _reads_no_file("sinks"),
         (
             "!has(self.destination.duckdb) || self.autoscaling.maxReplicas == 1",
             "one process alone can write a DuckDB file: set maxReplicas to 1, or use postgres",
@@ -240,6 +259,8 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         result["properties"] = {name: _structural(child, definitions) for name, child in node["properties"].items()}
     if isinstance(node.get("additionalProperties"), dict):
         result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
+    if node.get("additionalProperties") is True:
+        result["x-kubernetes-preserve-unknown-fields"] = True
     return result | _validations(rules)
 
 

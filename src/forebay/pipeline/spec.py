@@ -5,7 +5,7 @@ is bounded, so that the cost of CEL rules stays calculable. Rules across fields 
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
@@ -57,6 +57,8 @@ ADDRESSES = r"^[^\s,/]+:[0-9]{1,5}(,[^\s,/]+:[0-9]{1,5})*$"
 ENTRYPOINT = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+IMAGE = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
+QUANTITY = r"^[0-9]+(\.[0-9]+)?([eE][0-9]+|m|[kKMGTPE]i?)?$"
 
 IN_WORDS = {
     DNS_LABEL: "lower-case letters, digits and '-', with a letter or digit at both ends",
@@ -66,6 +68,8 @@ IN_WORDS = {
     ADDRESSES: "host:port, several separated by commas, without spaces",
     ENTRYPOINT: "package.module:function",
     IDENTIFIER: "a letter or '_', then letters, digits and '_', 63 at most",
+    IMAGE: "an image's name, e.g. registry.example.com/team/app:1.2",
+    QUANTITY: 'a quantity as Kubernetes writes it, e.g. "500m", "1", "512Mi"',
     FILE_NAME: "a file's name without folders: letters, digits, '.', '_' and '-'",
 }
 """What a text that has to match a pattern consists of, for people."""
@@ -80,6 +84,14 @@ FieldName = Annotated[str, StringConstraints(pattern=PRINTABLE, min_length=1, ma
 ShortText = Annotated[str, StringConstraints(max_length=1024)]
 Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER, min_length=1, max_length=63)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+ImageName = Annotated[str, StringConstraints(pattern=IMAGE, min_length=1, max_length=512)]
+Quantity = Annotated[str, StringConstraints(pattern=QUANTITY, min_length=1, max_length=32)]
+KubernetesKey = Annotated[str, StringConstraints(pattern=PRINTABLE, min_length=1, max_length=317)]
+"""A key of a label, an annotation or a resource: a prefix of 253 characters, a slash, a name of 63."""
+
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+Opaque = Annotated[dict[str, Any], Field(max_length=64)]
+"""Handed to Kubernetes as it stands; Kubernetes judges it."""
 
 
 class SecretRef(Model):
@@ -295,6 +307,76 @@ class OnOffsetLost(StrEnum):
     EARLIEST = "Earliest"
 
 
+class Resources(Model):
+    """Compute resources of a container, as Kubernetes means them."""
+
+    requests: Annotated[dict[KubernetesKey, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    limits: Annotated[dict[KubernetesKey, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class Toleration(Model):
+    """A taint that the pods put up with."""
+
+    key: KubernetesKey | None = None
+    operator: Literal["Equal", "Exists"] | None = None
+    value: LabelValue | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=2**53)] | None = None
+
+
+class Affinity(Model):
+    """Where the pods prefer or have to run, as Kubernetes spells it."""
+
+    node_affinity: Opaque | None = None
+    pod_affinity: Opaque | None = None
+    pod_anti_affinity: Opaque | None = None
+
+
+class Storage(Model):
+    """A volume of each replica's own for its local state or database; without it that lives and dies with the pod."""
+
+    size: Quantity
+    storage_class_name: ObjectName | None = None
+    """Default: the cluster's default class."""
+
+
+class ConfigMapRef(Model):
+    """A ConfigMap in the Pipeline's own namespace."""
+
+    name: ObjectName
+
+
+class ClaimRef(Model):
+    """A PersistentVolumeClaim in the Pipeline's own namespace."""
+
+    name: ObjectName
+
+
+class Files(OneOf):
+    """What brings a file source's file into its pod, to the place that `path` names."""
+
+    config_map_ref: ConfigMapRef | None = None
+    """Its key is the last part of `path`; a ConfigMap holds 1 MiB."""
+    claim_ref: ClaimRef | None = None
+    """The root of the volume is mounted, read-only, as the folder of `path`."""
+
+
+class Pod(Model):
+    """How the replicas of a stage run in a cluster; `forebay run` ignores it."""
+
+    image: ImageName | None = None
+    """Instead of the service's own: an image made FROM it, with the code of `python` transforms."""
+    resources: Resources | None = None
+    """What is named here replaces the default of that name."""
+    node_selector: Annotated[dict[KubernetesKey, LabelValue], Field(max_length=32)] = Field(default_factory=dict)
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
+    affinity: Affinity | None = None
+    storage: Storage | None = None
+    """For processors and duckdb sinks."""
+    files: Files | None = None
+    """For file sources."""
+
+
 class Stage(Model):
     """What producers, processors and sinks have in common."""
 
@@ -306,6 +388,7 @@ class Stage(Model):
         dict[Annotated[str, StringConstraints(max_length=128)], ShortText], Field(max_length=32)
     ] = Field(default_factory=dict)
     """librdkafka properties from the allow-list."""
+    pod: Pod | None = None
 
 
 class Producer(Stage):
@@ -445,10 +528,18 @@ class Sink(ConsumingStage):
     destination: Destination
 
 
+class Workloads(StrEnum):
+    """Who deploys the stages: Managed is the operator, External is somebody else, e.g. Helm with charts/pipeline."""
+
+    MANAGED = "Managed"
+    EXTERNAL = "External"
+
+
 class PipelineSpec(Model):
     """Topics are the edges, stages the nodes."""
 
     kafka: Kafka
+    workloads: Workloads = Workloads.MANAGED
     topics: Annotated[tuple[Topic, ...], Field(min_length=1, max_length=64)]
     producers: Annotated[tuple[Producer, ...], Field(max_length=32)] = ()
     processors: Annotated[tuple[Processor, ...], Field(max_length=32)] = ()

@@ -17,15 +17,14 @@ from prometheus_client import make_wsgi_app
 
 log = structlog.get_logger()
 
-SILENCE_S = 120.0
-"""A loop silent for longer is stuck: twice the longest time that a transaction's commit may block, and reserve."""
 STUCK_EXIT_STATUS = 70
 
 
 class Health:
-    """What the loop says of itself; read by the probes' thread."""
+    """What the loop says of itself; read by the probes' thread. A loop silent for `stuck_after_s` is stuck."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stuck_after_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stuck_after_s = stuck_after_s
         self._clock = clock
         self._beat = clock()
         self._unready: str | None = "starting"
@@ -50,7 +49,7 @@ class Health:
     @property
     def is_alive(self) -> bool:
         """Whether the loop made a round lately."""
-        return self.silence_s < SILENCE_S
+        return self.silence_s < self._stuck_after_s
 
     @property
     def unready(self) -> str | None:

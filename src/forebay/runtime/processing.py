@@ -19,24 +19,29 @@ from typing import Any
 
 import structlog
 
-from forebay.errors import TryLater
+from forebay.errors import Fatal, TryLater
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.errors import TransactionAborted, Uncertain
-from forebay.kafka.group import GroupReader, Run
+from forebay.kafka.group import Commit, GroupReader, Run
 from forebay.kafka.producer import Rejected, TransactionalProducer
 from forebay.messages import headers
 from forebay.pipeline import names, properties
 from forebay.pipeline.spec import OnOffsetLost, Processor
+from forebay.runtime import lineage
+from forebay.runtime.lineage import Lineage
 from forebay.runtime.pacing import TokenBucket
 from forebay.runtime.restoring import Restorer
 from forebay.runtime.service import Replica
 from forebay.runtime.stage import DeadLetter, Outcome, PartitionStage
-from forebay.runtime.state import KeyedState, Mark, Origin, Store, StoreDamaged
+from forebay.runtime.state import KeyedState, Mark, Origin, Position, Store, StoreDamaged
+from forebay.runtime.watching import TopicsWatch, missing
 
 log = structlog.get_logger()
 
 RETRY_S = 0.5
 _COLLECT_EVERY_S = 5.0
+_NARROWING = 8
+"""How much smaller the batches become that a refused record is searched in: an abort costs as much as many commits."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,20 @@ class _Transaction:
     dead_letters: dict[str, int] = field(default_factory=dict)
     ingest_times_ms: list[int] = field(default_factory=list)
     processing_s: float = 0.0
+    without_value: int = 0
+    """Dead letters that were too large to keep more than their headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """State changes that the open transaction holds."""
+
+    state: KeyedState[Any]
+    topic: str
+    changes: Mapping[bytes, bytes | None]
+    position: Position
+    delivered: list[int] = field(default_factory=list)
+    """The offset of the last change, once the commit has returned."""
 
 
 class ProcessingLoop:
@@ -62,14 +81,20 @@ class ProcessingLoop:
         self._changelogs = {
             transform.name: names.changelog_topic(replica.pipeline, replica.stage, transform)
             for transform in replica.stage.transforms
+            if transform.is_stateful
         }
         self._dead_letter_topic = names.dead_letter_topic(replica.stage)
         self._owned: dict[int, PartitionStage] = {}
         self._origins: dict[str, Origin] = {}
         self._restorer = Restorer(replica.connection, replica.metrics)
+        self._lineage = Lineage("", {})
+        self._metadata = ""
+        self._commits: dict[int, Commit | None] = {}
         self._committed: dict[int, int] = {}
         self._transaction = _Transaction()
         self._poison: dict[tuple[int, int], int] = {}
+        self._suspects: dict[int, int] = {}
+        """By partition, the offset before which the record stands that the broker refused."""
         self._limit = replica.stage.batch.max_records
         self._interval_s = replica.stage.batch.max_wait_ms / 1000
         self._due = 0.0
@@ -89,6 +114,11 @@ class ProcessingLoop:
         """Process until asked to stop; then finish the batch, commit and leave the group."""
         if not self._producer.initialize(self._replica.go_on):
             return
+        self._watch = TopicsWatch(
+            self._replica.connection,
+            (self._stage.from_, self._stage.to, self._dead_letter_topic, *self._changelogs.values()),
+        )
+        self._seen = self._watch.seen
         self._reader = GroupReader(
             kafka_settings.group_consumer(
                 self._replica.connection,
@@ -98,6 +128,7 @@ class ProcessingLoop:
             ),
             self._stage.from_,
             start_from=self._stage.start_from,
+            starts=self._starts,
             on_assigned=self._assigned,
             on_revoked=self._revoked,
             on_lost=self._lost,
@@ -115,6 +146,7 @@ class ProcessingLoop:
             self._guarded(self._commit)
         finally:
             gc.enable()
+            self._watch.close()
             self._reader.close()
             self._producer.close()
             self._restorer.close()
@@ -123,6 +155,7 @@ class ProcessingLoop:
 
     def _round(self) -> None:
         self._replica.health.beat()
+        self._look_at_topics()
         self._restore_some()
         now = time.monotonic()
         wait = 0.01 if self._restorer.partitions else min(self._interval_s, max(0.0, self._due - now))
@@ -230,7 +263,7 @@ class ProcessingLoop:
                 headers=explained,
             )
         except Rejected:
-            log.exception("dead letter is too large; its headers alone are kept", offset=message.offset())
+            self._transaction.without_value += 1
             self._producer.produce(self._dead_letter_topic, key=message.key(), value=None, headers=explained)
 
     # -- commit, abort, start over ------------------------------------------------------------------------------
@@ -248,39 +281,60 @@ class ProcessingLoop:
             self._producer.begin()
         begun = time.perf_counter()
         written = [
-            (state, self._changelogs[name], *self._log_changes(name, partition, state))
+            self._log_changes(name, partition, state)
             for partition in transaction.offsets
             for name, state in self._owned[partition].states.items()
             if state.changed
         ]
-        self._producer.send_offsets(self._stage.from_, transaction.offsets, self._reader.group_metadata())
+        self._producer.send_offsets(
+            self._stage.from_, transaction.offsets, self._reader.group_metadata(), metadata=self._metadata
+        )
         self._producer.commit()
-        now_ms = int(time.time() * 1000)
-        for state, topic, changes, delivered in written:
-            state.committed(changes, Mark(self._origins[topic], delivered[0] + 1, now_ms))
+        self._store(written)
         self._committed.update(transaction.offsets)
         self._transaction = _Transaction()
-        self._limit = min(self._limit * 2, self._stage.batch.max_records)
+        self._widen(transaction)
         self._count(transaction, time.perf_counter() - begun)
 
-    def _log_changes(
-        self, name: str, partition: int, state: KeyedState[Any]
-    ) -> tuple[Mapping[bytes, bytes | None], list[int]]:
-        """Queue each changed key's last value; the list holds the last one's offset when the commit has returned."""
-        changes = state.changes()
-        delivered: list[int] = []
-        *others, (key, value) = changes.items()
-        topic = self._changelogs[name]
-        self._producer.produce_batch(
-            topic, [{"key": key, "value": value, "partition": partition} for key, value in others]
-        )
-        self._producer.produce(topic, key=key, value=value, partition=partition, on_delivered=delivered.append)
-        return changes, delivered
+    def _log_changes(self, name: str, partition: int, state: KeyedState[Any]) -> _Written:
+        """Queue each changed key's last value; the last one says where in the input the state stands."""
+        position = Position(self._lineage.input_id, self._transaction.offsets[partition])
+        written = _Written(state, self._changelogs[name], state.changes(), position)
+        *others, (key, value) = written.changes.items()
+        try:
+            self._producer.produce_batch(
+                written.topic, [{"key": key, "value": value, "partition": partition} for key, value in others]
+            )
+            self._producer.produce(
+                written.topic,
+                key=key,
+                value=value,
+                headers=[(headers.STATE_POSITION, written.position.encode())],
+                partition=partition,
+                on_delivered=written.delivered.append,
+            )
+        except Rejected as error:  # the record that made the state so large is found like any that the broker refuses
+            raise TransactionAborted(f"state is too large for its changelog: {error}", by_record=True) from error
+        return written
+
+    def _store(self, written: Sequence[_Written]) -> None:
+        """Take what was committed into the local stores. When one fails the others are behind too: restore them all."""
+        now_ms = int(time.time() * 1000)
+        try:
+            for each in written:
+                mark = Mark(self._origins[each.topic], each.delivered[0] + 1, now_ms, each.position)
+                each.state.committed(each.changes, mark)
+        except StoreDamaged as error:
+            log.error("local state is damaged; it is wiped and restored", reason=str(error))  # noqa: TRY400
+            error.store.wipe()
+            raise Uncertain(f"a local store did not take what was committed: {error}") from error
 
     def _count(self, transaction: _Transaction, commit_s: float) -> None:
         metrics = self._replica.metrics
         metrics.committed()
         metrics.commit_seconds.observe(commit_s)
+        if transaction.without_value:
+            log.warning("dead letters were too large; their headers alone are kept", records=transaction.without_value)
         if not transaction.records_in:
             return
         metrics.records_in.inc(transaction.records_in)
@@ -336,26 +390,50 @@ class ProcessingLoop:
 
     def _rewind(self, restore: Sequence[int] = ()) -> None:
         """Forget the transaction and continue every owned partition at its committed offset, some after a restore."""
+        self._forget_transaction()
+        self._reader.take_ends()
+        self._commits = self._reader.commits(self._owned)
+        self._reader.rewind({partition: self._resume_at(partition) for partition in self._owned})
+        self._restore(restore)
+        unsuspected = self._reader.owned.difference(self._suspects) if self._suspects else set()
+        self._reader.pause(self._restorer.partitions | unsuspected)
+
+    def _forget_transaction(self) -> None:
         for stage in self._owned.values():
             for state in stage.states.values():
                 state.aborted()
         self._transaction = _Transaction()
-        self._reader.take_ends()
-        self._reader.rewind(self._reader.committed(self._owned))
-        self._restore(restore)
-        self._reader.pause(self._restorer.partitions)
 
     # -- records that the broker refuses ---------------------------------------------------------------------------
 
     def _suspect(self) -> None:
-        """Halve the transaction until the record that the broker refuses stands alone; that one is a dead letter."""
+        """Make transactions smaller until the record that the broker refuses stands alone; that one is a dead letter."""
         transaction = self._transaction
         if transaction.records_in > 1:
-            self._limit = max(1, min(self._limit, transaction.records_in) // 2)
+            self._limit = max(1, min(self._limit, transaction.records_in) // _NARROWING)
+            self._suspects = dict(transaction.offsets)
             return
         for partition, next_offset in transaction.offsets.items():
             place = (partition, next_offset - 1)
             self._poison[place] = self._poison.get(place, 0) + 1
+
+    def _widen(self, done: _Transaction) -> None:
+        """Make transactions larger again once the records are done that a refused one was searched among."""
+        if self._suspects:
+            for partition, offset in done.offsets.items():
+                if offset >= self._suspects.get(partition, offset + 1):
+                    self._clear(partition)
+        if self._poison:
+            self._poison = {
+                place: count for place, count in self._poison.items() if place[1] >= self._committed.get(place[0], 0)
+            }
+        if not self._suspects:
+            self._limit = min(self._limit * _NARROWING, self._stage.batch.max_records)
+
+    def _clear(self, partition: int) -> None:
+        """No refused record is searched in the partition any more; after the last one the others are read again."""
+        if self._suspects.pop(partition, None) is not None and not self._suspects:
+            self._reader.resume(self._reader.owned - self._restorer.partitions)
 
     def _without_poison(self, run: Run) -> Run:
         good = []
@@ -370,6 +448,74 @@ class ProcessingLoop:
         return run._replace(messages=good)
 
     # -- assignment and restore ------------------------------------------------------------------------------------
+
+    def _starts(self, partitions: list[int]) -> dict[int, int | None]:
+        """Where to begin newly assigned partitions, as far as that is known before their state is restored.
+
+        Raises Fatal when Kafka cannot tell: a partition that was not taken would never be processed.
+        """
+        try:
+            self._commits |= self._reader.commits(partitions)
+            found = self._watch.look()
+        except TryLater as error:
+            raise Fatal(f"assigned partitions cannot be taken: {error}") from error
+        self._lineage = lineage.observed(
+            found[self._stage.from_], [found[changelog] for changelog in self._changelogs.values()]
+        )
+        self._metadata = self._lineage.encode()
+        for commit in self._commits.values():
+            former = lineage.decode(commit.metadata) if commit else None
+            if former is not None:  # before a local store, perhaps the last trace of the state, is wiped
+                lineage.check_changelogs(former, self._lineage)
+        return {partition: self._resume_at(partition) for partition in partitions if partition not in self._owned}
+
+    def _resume_at(self, partition: int) -> int | None:
+        """Where the partition goes on, by its commit and by its state (see `lineage`)."""
+        states = self._owned[partition].states if partition in self._owned else {}
+        marks = [state.store.mark for state in states.values()]
+        return lineage.resume_at(
+            f"{self._stage.from_}/{partition}",
+            self._commits.get(partition),
+            [mark.position for mark in marks if mark is not None and mark.position is not None],
+            self._lineage,
+            self._stage.on_offset_lost,
+        )
+
+    def _look_at_topics(self) -> None:
+        """React to topics that were deleted, made again, or have grown."""
+        if self._watch.seen is self._seen:
+            return
+        waited = self._wait_for_topics()
+        self._seen = self._watch.seen
+        found = {name: state for name, state in self._seen.items() if state is not None}
+        if self._replica.stopping or not self._lineage.input_id:
+            return
+        present = lineage.observed(found[self._stage.from_], [found[each] for each in self._changelogs.values()])
+        lineage.check_changelogs(self._lineage, present)
+        if not lineage.check_input(self._stage.from_, self._lineage.input_id, present, self._stage.on_offset_lost):
+            raise Fatal(
+                f"topic {self._stage.from_} was deleted and made again: a fresh process begins at its beginning"
+            )
+        if waited:
+            self._rewind(restore=list(self._owned))
+            self._replica.health.ready()
+
+    def _wait_for_topics(self) -> bool:
+        """Stay in the group and do nothing, not ready, until every topic exists; none is created. Tells if it had to."""
+        said = None
+        while not self._replica.stopping and (absent := missing(self._watch.seen)) is not None:
+            if said is None:
+                self._forget_transaction()
+                self._producer.replace(self._replica.go_on)
+            if absent != said:
+                said = absent
+                log.warning("waiting", reason=absent)
+            self._replica.health.not_ready(absent)
+            self._replica.health.beat()
+            self._reader.pause(self._reader.owned)
+            self._reader.read(1, 0.2)
+            self._reader.take_ends()
+        return said is not None
 
     def _assigned(self, partitions: list[int]) -> None:
         for partition in partitions:
@@ -393,8 +539,13 @@ class ProcessingLoop:
         """One slice of the changelogs that are being read; the loop polls in between."""
         if self._restorer.partitions:
             done = self._restorer.step()
-            if done:
-                self._reader.resume(done)
+            for partition in done:
+                offset = self._resume_at(partition)
+                commit = self._commits.get(partition)
+                if offset is not None and (commit is None or commit.offset != offset):
+                    log.warning("going on where the state stands", partition=partition, offset=offset)
+                    self._reader.seek(partition, offset)
+            self._reader.resume(done)
 
     def _revoked(self, partitions: list[int]) -> None:
         try:
@@ -413,6 +564,8 @@ class ProcessingLoop:
         for partition in partitions:
             stage = self._owned.pop(partition, None)
             self._committed.pop(partition, None)
+            self._commits.pop(partition, None)
+            self._clear(partition)
             self._transaction.offsets.pop(partition, None)
             self._restorer.drop(partition)
             if stage is not None:

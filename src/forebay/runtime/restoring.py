@@ -11,7 +11,7 @@ from forebay.kafka.admin import Admin
 from forebay.kafka.changelog import ChangelogReader, Slice
 from forebay.planning.topics import TopicState
 from forebay.runtime.metrics import StageMetrics
-from forebay.runtime.state import Mark, Origin, Store, doubt
+from forebay.runtime.state import Mark, Origin, Store, decode_position, doubt
 
 log = structlog.get_logger()
 
@@ -96,8 +96,8 @@ class Restorer:
         if reason is not None:
             log.warning("local state is wiped and restored", partition=partition, changelog=topic, reason=reason)
             store.wipe()
-        start = low if store.mark is None else store.mark.changelog_offset
-        store.write({}, Mark(origin, start, _now_ms()))
+        start, position = (low, None) if store.mark is None else (store.mark.changelog_offset, store.mark.position)
+        store.write({}, Mark(origin, start, _now_ms(), position))
         self._reader.begin(topic, partition, start)
         return end - start
 
@@ -107,10 +107,12 @@ class Restorer:
         if restore is None or store is None or store.mark is None:
             return
         if piece.changes:
-            mark = Mark(store.mark.origin, piece.changes[-1].offset + 1, _now_ms())
+            last = piece.changes[-1]
+            position = decode_position(piece.position) or store.mark.position
+            mark = Mark(store.mark.origin, last.offset + 1, _now_ms(), position)
             store.write({change.key: change.value for change in piece.changes}, mark)
             restore.changes += len(piece.changes)
-            restore.remaining -= piece.changes[-1].offset + 1 - piece.changes[0].offset
+            restore.remaining -= last.offset + 1 - piece.changes[0].offset
         if piece.end is not None:
             del restore.stores[piece.topic]
 

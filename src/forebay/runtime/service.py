@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Generic, TypeVar
 
 import structlog
+from prometheus_client import REGISTRY, write_to_textfile
 
 from forebay.errors import ForebayError, InvalidPipeline, MissingSecret, Refused, TryLater
 from forebay.kafka import settings as kafka_settings
@@ -93,7 +94,7 @@ def run(kind: type[StageT], body: Callable[[Replica[StageT]], None]) -> int:
         log.error("cannot start", reason=str(error))  # noqa: TRY400 - the cause is in the message
         return REFUSED_EXIT_STATUS
 
-    stopping, health = Stopping(), Health()
+    stopping, health = Stopping(), Health(settings.stuck_after_s)
     _listen_for_signals(stopping)
     if settings.parent_pid is not None:
         _follow_parent(settings.parent_pid, stopping)
@@ -130,6 +131,9 @@ def run(kind: type[StageT], body: Callable[[Replica[StageT]], None]) -> int:
         metrics.error(error)
         log.exception("crashed", error=type(error).__name__)
         return 1
+    finally:
+        if settings.last_metrics is not None:
+            write_to_textfile(str(settings.last_metrics), REGISTRY)
     log.info("stopped")
     return 0
 

@@ -40,6 +40,10 @@ class ReplicaSettings(BaseSettings):
     """A bounded source that is done ends its process instead of staying ready."""
     records: int | None = Field(default=None, ge=0)
     """Producers only: stop after so many records of this replica."""
+    last_metrics: Path | None = None
+    """Leave the metrics in this file at the end: who scrapes now and then would miss the last counts."""
+    stuck_after_s: float = Field(default=120.0, ge=1)
+    """A loop silent for longer ends its process; the default is twice what the slowest call to Kafka may take."""
     parent_pid: int | None = None
     """End when this process is no longer the parent."""
 

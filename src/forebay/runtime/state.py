@@ -21,6 +21,23 @@ class Origin(NamedTuple):
     partitions: int
 
 
+class Position(NamedTuple):
+    """Where in the input a state stands. Written as a header of the last change of each transaction."""
+
+    topic_id: str
+    next_offset: int
+
+    def encode(self) -> bytes:
+        """As the value of a header."""
+        return f"{self.topic_id} {self.next_offset}".encode()
+
+
+def decode_position(header: bytes | None) -> Position | None:
+    """The position that a header holds; None when it holds none."""
+    topic_id, _, offset = (header or b"").decode(errors="replace").partition(" ")
+    return Position(topic_id, int(offset)) if offset.isascii() and offset.isdecimal() else None
+
+
 class Mark(NamedTuple):
     """What a store knows of its content, written with it at once or not at all."""
 
@@ -29,6 +46,8 @@ class Mark(NamedTuple):
     """The next changelog offset to read."""
     written_ms: int
     """Epoch milliseconds of the write."""
+    position: Position | None = None
+    """Where in the input the content stands; None when nothing was ever changed."""
 
 
 class StoreDamaged(ForebayError):  # noqa: N818

@@ -172,6 +172,10 @@ BROKEN = [
      "spec.processors[0].from",
      ("transform 'average' keeps state per key, and producer 'devices' sends records without a key to 'raw': give the "
      "producer a `key: {field: ...}`")),
+    (rules.pods_use_their_volumes, producers(pod={"storage": {"size": "1Gi"}}),
+     "spec.producers[0].pod.storage", "processors and duckdb sinks alone keep something on disk: remove it"),
+    (rules.pods_use_their_volumes, processors(pod={"files": {"configMapRef": {"name": "data"}}}),
+     "spec.processors[0].pod.files", "only a producer with a file source reads files: remove it"),
     (rules.delivery_outlasts_linger, producers(delivery={"lingerMs": 5000, "timeoutMs": 5000}),
      "spec.producers[0].delivery.lingerMs", "lingerMs 5000 must be less than timeoutMs 5000: lower lingerMs"),
     (rules.sasl_runs_inside_tls, {"kafka": {"bootstrapServers": "k:1", "sasl": {"secretRef": {"name": "s"}}}},

@@ -102,7 +102,7 @@ def test_the_environment_is_built_from_nothing():
 
     expected = {
         "PATH": "/bin",
-        "PYTHONPATH": "/lib",
+        "PYTHONPATH": "/files:/lib",
         "FOREBAY_PIPELINE": "/files/p.yaml",
         "FOREBAY_STAGE": "two",
         "FOREBAY_ORDINAL": "0",
@@ -112,6 +112,7 @@ def test_the_environment_is_built_from_nothing():
         "FOREBAY_PARENT_PID": "7",
         "FOREBAY_EXIT_WHEN_DONE": "true",
         "FOREBAY_LOG_FORMAT": "json",
+        "FOREBAY_LAST_METRICS": "/run/logs/two-0.prom",
         "FOREBAY_RECORDS": "33",
     }
     assert expected == environment

@@ -7,6 +7,14 @@ on the same folder continues the same cluster. It ends with the process that sta
 from forebay_cli.embedded_kafka.broker import EmbeddedKafka
 from forebay_cli.embedded_kafka.errors import EmbeddedKafkaError
 from forebay_cli.embedded_kafka.install import KAFKA_VERSION, ensure_installed
-from forebay_cli.embedded_kafka.options import BrokerOptions, Security
+from forebay_cli.embedded_kafka.options import BrokerOptions, Membership, Security
 
-__all__ = ["KAFKA_VERSION", "BrokerOptions", "EmbeddedKafka", "EmbeddedKafkaError", "Security", "ensure_installed"]
+__all__ = [
+    "KAFKA_VERSION",
+    "BrokerOptions",
+    "EmbeddedKafka",
+    "EmbeddedKafkaError",
+    "Membership",
+    "Security",
+    "ensure_installed",
+]

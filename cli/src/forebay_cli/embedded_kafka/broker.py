@@ -222,9 +222,16 @@ class EmbeddedKafka:
         shutil.rmtree(partial, ignore_errors=True)
         config, arguments = self.folder / "format.properties", self.folder / "format.arguments"
         write_private(config, render_properties({**properties, "log.dirs": partial.name}))
-        command = [*self._java("-Xmx128m"), "kafka.tools.StorageTool", "format", "--standalone"]
-        command += [
-            f"--cluster-id={new_cluster_id()}",
+        membership = self.options.membership
+        command = [
+            *self._java("-Xmx128m"),
+            "kafka.tools.StorageTool",
+            "format",
+            *(
+                [f"--cluster-id={membership.cluster_id}"]
+                if membership
+                else ["--standalone", f"--cluster-id={new_cluster_id()}"]
+            ),
             "--config",
             config.name,
             *scram_arguments(self.options.security),
@@ -338,7 +345,10 @@ def choose_ports(options: BrokerOptions) -> Ports:
         require_free(options.port)
     free = (port for port in random.sample(PORT_RANGE, len(PORT_RANGE)) if port != options.port and port_is_free(port))
     try:
-        plain, controller = options.port or next(free), next(free)
+        plain = options.port or next(free)
+        controller = (
+            options.membership.controller_ports[options.membership.node_id] if options.membership else next(free)
+        )
         return Ports(plain, controller, next(free), next(free)) if options.security else Ports(plain, controller)
     except StopIteration:
         raise PortTakenError(

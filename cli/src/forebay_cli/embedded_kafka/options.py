@@ -32,6 +32,20 @@ class Security:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Membership:
+    """The broker's place in a cluster of several, each of them broker and controller, all known from the start.
+
+    A node serves only when the majority of the nodes does: start them side by side, each in a thread of its own.
+    """
+
+    cluster_id: str
+    """The same for all; `new_cluster_id` makes one."""
+    node_id: int
+    controller_ports: Mapping[int, int]
+    """Node id -> its controller's port on 127.0.0.1, for every node."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BrokerOptions:
     """How one embedded broker runs; the defaults suit tests and laptops, not benchmarks."""
 
@@ -41,6 +55,8 @@ class BrokerOptions:
     full_compiler: bool = False
     """Let Java optimise fully: slower to start, faster for long. Benchmarks want it."""
     security: Security | None = None
+    membership: Membership | None = None
+    """None is a cluster of this one broker."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """Further broker properties; they win over the built-in ones."""
     min_free_disk_bytes: int = GIBIBYTE

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from forebay_cli.embedded_kafka.options import BrokerOptions, Security
+from forebay_cli.embedded_kafka.options import BrokerOptions, Membership, Security
 
 NODE_ID = 1
 HOST = "127.0.0.1"
@@ -64,10 +64,17 @@ def broker_properties(options: BrokerOptions, ports: Ports) -> dict[str, str]:
         "listener.security.protocol.map": ",".join(
             f"{name}:{'PLAINTEXT' if name == 'CONTROLLER' else name}" for name in addresses
         ),
-        "controller.quorum.bootstrap.servers": f"{HOST}:{ports.controller}",
+        **_quorum_properties(options.membership, ports),
         **(_security_properties(options.security) if options.security else {}),
         **options.properties,
     }
+
+
+def _quorum_properties(membership: Membership | None, ports: Ports) -> dict[str, str]:
+    if membership is None:
+        return {"controller.quorum.bootstrap.servers": f"{HOST}:{ports.controller}"}
+    voters = (f"{node}@{HOST}:{port}" for node, port in membership.controller_ports.items())
+    return {"node.id": str(membership.node_id), "controller.quorum.voters": ",".join(voters)}
 
 
 def _security_properties(security: Security) -> dict[str, str]:

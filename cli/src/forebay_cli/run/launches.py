@@ -4,6 +4,7 @@ Pure: values in, values out. The environment of a process is built from nothing,
 reaches a service and two machines run the same.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -136,6 +137,9 @@ def environment(launch: Launch, around: Surroundings, inherited: Mapping[str, st
         "FOREBAY_PARENT_PID": str(around.parent_pid),
         "FOREBAY_EXIT_WHEN_DONE": "true",
         "FOREBAY_LOG_FORMAT": "json",
+        "FOREBAY_LAST_METRICS": str(around.last_metrics_file(launch)),
+        # a python transform's module may lie beside the Pipeline file
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(around.pipeline_file.parent), inherited.get("PYTHONPATH")])),
     }
     if around.secrets is not None:
         told["FOREBAY_SECRETS"] = str(around.secrets)

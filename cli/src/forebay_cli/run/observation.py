@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from forebay.errors import Refused, TryLater
@@ -90,21 +89,10 @@ class OffsetReader:
     def _read(self, stage: Consuming) -> int:
         topic = stage.from_
         ends = self._ends(topic)
-        committed = self._committed(names.group_id(self._pipeline, stage), topic)
+        committed = self._admin.committed(names.group_id(self._pipeline, stage), topic, self._partitions[topic])
         uncommitted = [partition for partition in ends if committed.get(partition) is None]
         begins = self._admin.begin_offsets(topic, uncommitted) if uncommitted else {}
         return draining.lag_of(ends, committed, begins)
-
-    def _committed(self, group: str, topic: str) -> Mapping[int, int | None]:
-        """The group's offsets; none where there is no group yet.
-
-        The group is described first because librdkafka 2.16 dereferences a null pointer in its answer to
-        NOT_COORDINATOR for an offset request of an administrator, which a broker gives while it is starting or moving
-        the group. Describing has no such fault, and fails until there is a coordinator.
-        """
-        if self._admin.group_state(group).state == "DEAD":
-            return {}
-        return self._admin.committed(group, topic, self._partitions[topic])
 
     def _ends(self, topic: str) -> Offsets:
         if self._frozen is not None and topic in self._frozen:

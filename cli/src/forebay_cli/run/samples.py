@@ -1,9 +1,9 @@
 """What a replica says of itself on /metrics, and what that adds up to.
 
 A process's counters start at 0 with every life. `Tally` keeps the sum over all lives, so that totals never go backwards.
-The last word of a life comes from the file that `last_metrics` leaves, which makes totals exact for every process that
-ended in order. A process killed with -9 leaves none: what it committed after the last scrape, at most a second before, is
-then missing from the totals, though never from the topics and tables.
+The last word of a life comes from the file that the service leaves (FOREBAY_LAST_METRICS), which makes totals exact for
+every process that ended in order. A process killed with -9 leaves none: what it committed after the last scrape, at most a
+second before, is then missing from the totals, though never from the topics and tables.
 """
 
 from collections import deque

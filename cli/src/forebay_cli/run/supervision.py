@@ -169,7 +169,7 @@ class Replica:
         """One process from start to end."""
         last_metrics = self._around.last_metrics_file(self.launch)
         last_metrics.unlink(missing_ok=True)
-        self._process = await self._spawn(last_metrics)
+        self._process = await self._spawn()
         self.phase, self._ready_since = Phase.RUNNING, None
         if self._stopping:  # asked to stop while it was being started
             self._signal(signal.SIGTERM)
@@ -188,7 +188,7 @@ class Replica:
         last_metrics.unlink(missing_ok=True)
         return life
 
-    async def _spawn(self, last_metrics: Path) -> asyncio.subprocess.Process:
+    async def _spawn(self) -> asyncio.subprocess.Process:
         folder = self._around.data_folder(self.launch)
         folder.mkdir(parents=True, exist_ok=True)
         service = f"forebay_{launches.kind_of(self.launch.stage)}"
@@ -196,8 +196,6 @@ class Replica:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "forebay_cli.run.last_metrics",
-                str(last_metrics),
                 service,
                 cwd=folder,
                 env=launches.environment(self.launch, self._around, os.environ, self._socket.fileno()),

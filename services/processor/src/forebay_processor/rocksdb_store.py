@@ -22,7 +22,7 @@ from rocksdict import (
 )
 
 from forebay.errors import Fatal, Refused
-from forebay.runtime.state import Changes, Mark, Origin, StoreDamaged
+from forebay.runtime.state import Changes, Mark, Origin, Position, StoreDamaged
 
 log = structlog.get_logger()
 
@@ -158,6 +158,7 @@ def _encode(mark: Mark) -> bytes:
             "partitions": mark.origin.partitions,
             "changelog_offset": mark.changelog_offset,
             "written_ms": mark.written_ms,
+            "position": mark.position,
         }
     ).encode()
 
@@ -169,4 +170,6 @@ def _decode(data: bytes, folder: Path) -> Mark:
             f"local state in {folder} has format {found['format']}, this version reads {FORMAT}: "
             "run the version that wrote it, or delete the folder to restore from the changelog"
         )
-    return Mark(Origin(found["topic_id"], found["partitions"]), found["changelog_offset"], found["written_ms"])
+    origin = Origin(found["topic_id"], found["partitions"])
+    position = Position(*found["position"]) if found["position"] else None
+    return Mark(origin, found["changelog_offset"], found["written_ms"], position)

@@ -1,0 +1,61 @@
+"""Looks at a stage's topics every few seconds, in a thread of its own: a topic that is deleted is no error to most calls.
+
+A client goes on with what it knew of a topic, or reports it under many names, minutes later. The loop compares what is seen
+here instead; it never waits for it.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from forebay.errors import ForebayError, TryLater
+from forebay.kafka import settings as kafka_settings
+from forebay.kafka.admin import Admin
+from forebay.planning.topics import TopicState
+
+log = structlog.get_logger()
+
+EVERY_S = 3.0
+
+
+class TopicsWatch:
+    """What the topics were when last seen."""
+
+    def __init__(self, connection: kafka_settings.Properties, topics: Iterable[str]) -> None:
+        self._topics = tuple(topics)
+        self._admin = Admin(connection)
+        self._turn = threading.Lock()
+        self._ended = threading.Event()
+        self.seen: Mapping[str, TopicState | None] = {}
+        """Replaced as a whole at every look, so that a new one is noticed by its identity."""
+        threading.Thread(target=self._watch, name="topics", daemon=True).start()
+
+    def look(self) -> Mapping[str, TopicState]:
+        """The topics as they are now. Raises TryLater when one is missing or Kafka does not answer."""
+        with self._turn:
+            self.seen = found = self._admin.observe(self._topics)
+        absent = missing(found)
+        if absent is not None:
+            raise TryLater(absent)
+        return {name: state for name, state in found.items() if state is not None}
+
+    def close(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(EVERY_S):
+            try:
+                with self._turn:
+                    self.seen = self._admin.observe(self._topics)
+            except ForebayError as error:  # the loop has troubles of its own with such brokers, and tells them
+                log.debug("topics not seen", reason=str(error))
+
+
+def missing(found: Mapping[str, TopicState | None]) -> str | None:
+    """Which topics do not exist, as a sentence; None when all do."""
+    absent = sorted(name for name, state in found.items() if state is None)
+    if not absent:
+        return None
+    return f"topics do not exist: {', '.join(absent)}; create them, for example with `forebay apply`"
