@@ -10,13 +10,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import psutil
-from forebay.kafka.admin import Admin
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from workload import PARTITIONS
+
+from forebay.kafka.admin import Admin
 
 _EVERY_S = 0.1
 _SILENCE_S = 60.0
@@ -101,21 +103,30 @@ class Child:
             self.process.wait()
 
 
-@dataclass
 class Commits:
-    """How many records a group has committed."""
+    """How many records a group has committed, over all partitions. The input holds no transactions: an offset is a count."""
 
-    bootstrap: str
-    group: str
-    topic: str
-    _admin: Admin = field(init=False)
+    def __init__(self, bootstrap: str, group: str, topic: str) -> None:
+        self._group, self._topic = group, topic
+        self._admin = Admin({"bootstrap.servers": bootstrap})
+        self._asking = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_uncommitted"}
+        )
 
-    def __post_init__(self) -> None:
-        self._admin = Admin({"bootstrap.servers": self.bootstrap})
+    def now(self) -> int:
+        """At this moment; an open transaction is not waited for."""
+        places = [TopicPartition(self._topic, partition) for partition in range(PARTITIONS)]
+        try:
+            offsets = [place.offset for place in self._asking.committed(places, timeout=_SILENCE_S)]
+        except KafkaException as exception:
+            if exception.args[0].retriable():  # the group's coordinator is being found
+                return 0
+            raise
+        return sum(max(0, offset) for offset in offsets)
 
-    def count(self) -> int:
-        """Over all partitions. The input holds no transactions, so an offset is a count."""
-        offsets = self._admin.committed(self.group, self.topic, range(PARTITIONS))
+    def final(self) -> int:
+        """Once nobody commits any more: with what the last transaction left."""
+        offsets = self._admin.committed(self._group, self._topic, range(PARTITIONS))
         return sum(offset or 0 for offset in offsets.values())
 
 
@@ -126,6 +137,8 @@ def measure(children: Sequence[Child], commits: Commits, *, warm_up: int, measur
     begun_with = peaks[0]
     last = _until(warm_up + measured, children, commits, each=lambda: peaks.append(_memory(children)))
     records = last.records - first.records
+    if records < measured // 2:
+        raise Failed(f"{measured:,} records went by between two looks: the machine is too busy to measure on")
     return Figures(
         cpu_us_per_record=(last.cpu_s - first.cpu_s) / records * 1e6,
         records_per_second=records / (last.at - first.at),
@@ -141,7 +154,7 @@ def _memory(children: Sequence[Child]) -> float:
 def _until(records: int, children: Sequence[Child], commits: Commits, each: Callable[[], None] = lambda: None) -> Look:
     changed, before = time.monotonic(), -1
     while True:
-        count = commits.count()
+        count = commits.now()
         look = Look(time.monotonic(), count, sum(child.cpu_s() for child in children))
         if count >= records:
             return look

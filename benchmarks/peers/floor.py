@@ -17,9 +17,11 @@ class Stopwatch:
     """Processor time and time between `start` and `report`."""
 
     def start(self) -> None:
+        """Begin to count."""
         self._cpu, self._at = _cpu_s(), time.perf_counter()
 
     def report(self, records: int, memory_kb: int) -> None:
+        """Print what was counted; the unit of memory is the system's own."""
         cpu, seconds = _cpu_s() - self._cpu, time.perf_counter() - self._at
         kibibytes = memory_kb / (1024 if sys.platform == "darwin" else 1)
         print(json.dumps({"records": records, "cpu_s": cpu, "seconds": seconds, "memory_mb": kibibytes / 1024}))
@@ -41,6 +43,7 @@ def _consumer(task: dict) -> Consumer:
 
 
 def consume(task: dict) -> None:
+    """Take the records as they come and look at none."""
     consumer = _consumer(task)
     stopwatch = Stopwatch()
     _take(consumer, task["warm_up"], task["batch"])
@@ -58,6 +61,7 @@ def _take(consumer: Consumer, records: int, batch: int) -> int:
 
 
 def produce(task: dict) -> None:
+    """Write records that were read before the count begins."""
     runs = _runs(task)
     producer = Producer(task["producer"])
     before = _memory()

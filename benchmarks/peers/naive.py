@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, Producer
 
 
 def main(task: dict) -> None:
+    """Work until asked to stop; then flush and commit."""
     consumer, producer = Consumer(task["consumer"]), Producer(task["producer"])
     windows: dict[bytes, deque] = defaultdict(lambda: deque(maxlen=task["window"]))
     output = task["output"]

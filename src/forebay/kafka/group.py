@@ -94,13 +94,16 @@ class GroupReader:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        events = [message for message in messages if message.error() is not None]
-        if events:
-            self._note(events)
+        if any(map(Message.error, messages)):  # in C: this line sees every record
+            self._note([message for message in messages if message.error() is not None])
             messages = [message for message in messages if message.error() is None]
         if self._rebalanced:
             messages = [message for message in messages if message.partition() in self.owned]
-        return [_run(partition, list(run)) for partition, run in groupby(messages, key=_partition)]
+        return [
+            _run(partition, list(run))
+            for partition, run in groupby(messages, key=Message.partition)
+            if partition is not None
+        ]
 
     def take_ends(self) -> dict[int, int]:
         """Where "end of partition" was seen since the last call.
@@ -211,7 +214,7 @@ class GroupReader:
                 f"the committed offset of {self.topic}/{event.partition()} is no longer in the topic ({error.str()}): "
                 "records were deleted before they were processed; set onOffsetLost: Earliest to go on with what is left"
             )
-        if error.fatal() or code in (KafkaError._FATAL, KafkaError._MAX_POLL_EXCEEDED):  # noqa: SLF001
+        if error.fatal() or code == KafkaError._FATAL:  # noqa: SLF001
             raise Fatal(f"consumer of {self.topic}: {error.str()}")
         log.warning("consumer", topic=self.topic, error=error.str(), code=error.name())
 
@@ -258,7 +261,7 @@ class GroupReader:
 
 
 def _partition(message: Message) -> int:
-    return message.partition()  # type: ignore[return-value]
+    return message.partition()  # type: ignore[return-value]  # a consumed record has one
 
 
 def _run(partition: int, messages: list[Message]) -> Run:

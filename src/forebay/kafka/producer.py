@@ -1,7 +1,8 @@
 """A transactional producer whose every failure is one of three duties: abort, replace the producer, exit.
 
-Blocking calls use no time-out of their own, as librdkafka asks for transactional calls: the transaction's time-out bounds
-them, and the process's watchdog bounds that.
+Blocking calls last as long as a transaction may, for by itself librdkafka would ask again for ever: whoever has waited longer
+does not know what the broker did. An end of a transaction that is still on its way then could end the next one, so the
+producer is thrown away; librdkafka's warning that a time-out leaves it out of step does not matter to what is thrown away.
 """
 
 import contextlib
@@ -41,6 +42,7 @@ class TransactionalProducer:
 
     def __init__(self, properties: Properties) -> None:
         self._properties = {**properties, "error_cb": _log_client_error}
+        self._longest_s = properties["transaction.timeout.ms"] / 1000
         self._producer: Producer | None = None
         self.open = False
         """A transaction has begun and neither committed nor aborted."""
@@ -158,7 +160,7 @@ class TransactionalProducer:
         """Make the input's next offsets, by partition, part of the transaction; `metadata` is kept with each."""
         positions = [TopicPartition(topic, partition, offset, metadata) for partition, offset in offsets.items()]
         try:
-            self._client.send_offsets_to_transaction(positions, group_metadata, -1)
+            self._client.send_offsets_to_transaction(positions, group_metadata, self._longest_s)
         except KafkaException as exception:
             raise self._cause(raised(exception)) from exception
 
@@ -174,14 +176,14 @@ class TransactionalProducer:
                     raise failure
         except KafkaException as exception:  # a client that was fenced refuses even to flush
             raise classify(raised(exception)) from exception
-        self._call(lambda: self._client.commit_transaction(-1))
+        self._call(lambda: self._client.commit_transaction(self._longest_s))
         self.open = False
 
     def abort(self) -> None:
         """Abort; what was produced is purged. After Uncertain the caller replaces the producer."""
         if not self.open:
             return
-        self._call(lambda: self._client.abort_transaction(-1))
+        self._call(lambda: self._client.abort_transaction(self._longest_s))
         self.open = False
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ from forebay.pipeline.spec import (
     KubernetesKey,
     LabelValue,
     Model,
-    ObjectName,
     OneOf,
     Opaque,
     Pipeline,
@@ -52,9 +51,9 @@ class Images(Model):
 class ResourcesByKind(Model):
     """Resources of each kind of stage. Without a memory request the chart reckons one from the stage."""
 
-    producer: Resources = Resources(requests={"cpu": "100m"})
-    processor: Resources = Resources(requests={"cpu": "100m"})
-    sink: Resources = Resources(requests={"cpu": "100m"})
+    producer: Resources = Resources(requests={"cpu": "50m"})
+    processor: Resources = Resources(requests={"cpu": "50m"})
+    sink: Resources = Resources(requests={"cpu": "50m"})
 
 
 class PodDefaults(Model):
@@ -68,6 +67,8 @@ class PodDefaults(Model):
     priority_class_name: Annotated[str, StringConstraints(max_length=253)] = ""
     labels: Annotated[dict[KubernetesKey, LabelValue], Field(max_length=32)] = Field(default_factory=dict)
     annotations: Annotated[dict[KubernetesKey, ShortText], Field(max_length=32)] = Field(default_factory=dict)
+    read_only_root_filesystem: bool = True
+    """Only `skaffold dev` needs False: it overwrites code in running containers."""
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3_600)] = 75
     """A stopping replica ends its batch and commits: Kafka may take 15 s for that, a sink's statement 60 s."""
 

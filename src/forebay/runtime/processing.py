@@ -144,6 +144,10 @@ class ProcessingLoop:
                     gc.collect(0)
                     collected = time.monotonic()
             self._guarded(self._commit)
+        except BaseException:
+            self._forget_transaction()  # leaving the group revokes, and that would commit what is half done
+            self._reader.take_ends()
+            raise
         finally:
             gc.enable()
             self._watch.close()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay_cli.embedded_kafka import BrokerOptions, Security
+from forebay_cli.embedded_kafka import BrokerOptions, Membership, Security
 from forebay_cli.embedded_kafka.properties import (
     Ports,
     broker_properties,
@@ -48,6 +48,16 @@ def test_an_authorizer_leaves_the_plain_listener_to_the_administrator() -> None:
     properties = broker_properties(BrokerOptions(security=security), Ports(1, 2, 3, 4))
 
     assert properties["super.users"] == "User:ANONYMOUS;User:root"
+
+
+def test_a_member_of_a_cluster_knows_every_voter() -> None:
+    membership = Membership(cluster_id="abc", node_id=2, controller_ports={1: 20001, 2: 20002, 3: 20003})
+
+    properties = broker_properties(BrokerOptions(membership=membership), Ports(20000, 20002))
+
+    assert properties["node.id"] == "2"
+    assert properties["controller.quorum.voters"] == "1@127.0.0.1:20001,2@127.0.0.1:20002,3@127.0.0.1:20003"
+    assert "controller.quorum.bootstrap.servers" not in properties
 
 
 def test_properties_of_the_caller_win() -> None:

@@ -223,15 +223,10 @@ class EmbeddedKafka:
         config, arguments = self.folder / "format.properties", self.folder / "format.arguments"
         write_private(config, render_properties({**properties, "log.dirs": partial.name}))
         membership = self.options.membership
-        command = [
-            *self._java("-Xmx128m"),
-            "kafka.tools.StorageTool",
-            "format",
-            *(
-                [f"--cluster-id={membership.cluster_id}"]
-                if membership
-                else ["--standalone", f"--cluster-id={new_cluster_id()}"]
-            ),
+        command = [*self._java("-Xmx128m"), "kafka.tools.StorageTool", "format"]
+        command += [
+            f"--cluster-id={membership.cluster_id if membership else new_cluster_id()}",
+            *([] if membership else ["--standalone"]),
             "--config",
             config.name,
             *scram_arguments(self.options.security),
@@ -345,10 +340,9 @@ def choose_ports(options: BrokerOptions) -> Ports:
         require_free(options.port)
     free = (port for port in random.sample(PORT_RANGE, len(PORT_RANGE)) if port != options.port and port_is_free(port))
     try:
+        membership = options.membership
         plain = options.port or next(free)
-        controller = (
-            options.membership.controller_ports[options.membership.node_id] if options.membership else next(free)
-        )
+        controller = membership.controller_ports[membership.node_id] if membership else next(free)
         return Ports(plain, controller, next(free), next(free)) if options.security else Ports(plain, controller)
     except StopIteration:
         raise PortTakenError(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from forebay.kafka import columns
 from forebay.kafka.group import Run
 from forebay.pipeline.spec import Processor, Transform
 from forebay.runtime.stage import Outcome
@@ -42,10 +43,9 @@ class Chain:
             step.apply(rows)
         texts = rows.encoded()
         records = [{"key": key, "value": text} for key, text in zip(rows.keys, texts, strict=True)]
-        headed = [index for index, source in enumerate(rows.sources) if source.headers()]
         return Outcome(
             records=records,
-            with_headers=headed,
+            with_headers=columns.with_headers(rows.sources),
             sources=rows.sources,
             dead_letters=rows.dead_letters,
             dropped=self._dropped() - dropped,
@@ -62,11 +62,11 @@ def _state(transform: Transform, store: Store, cache_bytes: int) -> KeyedState[A
             store,
             decode=lambda data: moving_average.decode(data, window),
             encode=moving_average.Window.encode,
-            value_bytes=moving_average.VALUE_BYTES + 8 * window,
+            value_bytes=moving_average.WINDOW_BYTES + moving_average.FLOAT_BYTES * window,
             cache_bytes=cache_bytes,
         )
     return KeyedState(
-        store, decode=python.Held, encode=python.encode, value_bytes=python.VALUE_BYTES, cache_bytes=cache_bytes
+        store, decode=python.decode, encode=python.encode, value_bytes=python.VALUE_BYTES, cache_bytes=cache_bytes
     )
 
 

@@ -8,7 +8,7 @@ errors while reading count as damage too.
 import json
 import shutil
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 from rocksdict import (
@@ -66,6 +66,7 @@ class RocksStore:
         self._folder = folder
         self._memory = memory
         self._database: Rdict
+        self._marks: Any = None
         self._mark: Mark | None = None
         self._open()
 
@@ -93,18 +94,21 @@ class RocksStore:
         batch.put(_MARK, _encode(mark), self._marks)
         try:
             self._database.write(batch)
-        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more precise
+        except Exception as error:  # rocksdict raises nothing more precise
+            if "Corruption" in str(error):
+                raise StoreDamaged(self, f"{self._folder}: {error}") from error
             self._fail("written", error)
         self._mark = mark
 
     def wipe(self) -> None:
         """See Store."""
         self.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove()
         self._open()
 
     def close(self) -> None:
         """See Store."""
+        self._marks = None  # a handle of a column family keeps the database, and with it the folder's lock
         try:
             self._database.close()
         except Exception as error:  # noqa: BLE001
@@ -123,9 +127,19 @@ class RocksStore:
             if "lock" in str(error).lower() or _is_about_the_disk(error):
                 self._fail("opened", error)
             log.warning("local state cannot be opened; it is wiped", folder=str(self._folder), reason=str(error))
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._connect()
+            self._remove()
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._connect()
+            except Exception as again:  # noqa: BLE001
+                self._fail("made", again)
+
+    def _remove(self) -> None:
+        self._mark = None
+        try:
+            shutil.rmtree(self._folder)
+        except OSError as error:
+            self._fail("wiped", error)
 
     def _connect(self) -> None:
         options = self._memory.options()

@@ -9,16 +9,21 @@ A row that a transform cannot take is refused: it leaves the batch and becomes a
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
+from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Protocol
 
 import msgspec
 
+from forebay.kafka import columns
 from forebay.runtime.stage import DeadLetter
 
 LIMIT = 1e300
 """Numbers beyond are refused: sums of them would overflow."""
 
 MISSING = msgspec.UNSET
+
+_LAST_BYTE = itemgetter(-1)
+_CLOSING = {ord("}")}
 
 _Number = Annotated[float, msgspec.Meta(ge=-LIMIT, le=LIMIT)]
 
@@ -121,21 +126,23 @@ class TypedRows:
             opening = b"," + msgspec.json.encode(name) + b":"
             join = b"".join
             numbers = _number_texts(values)
-            texts = [
-                join((text.rstrip()[:-1], opening, number, b"}")) for text, number in zip(texts, numbers, strict=True)
-            ]
+            if set(map(_LAST_BYTE, texts)) - _CLOSING:
+                texts = [text.rstrip() for text in texts]
+            texts = [join((text[:-1], opening, number, b"}")) for text, number in zip(texts, numbers, strict=True)]
             present = self._columns.get(name)
-            if present is not None and any(value is not MISSING for value in present):
-                self._replace(texts, name, present, values)
+            if present is not None and present.count(MISSING) < len(present):
+                texts = [
+                    text if value is MISSING else _once(text, name, number)
+                    for text, value, number in zip(texts, present, numbers, strict=True)
+                ]
         return texts
 
-    def _replace(self, texts: list[bytes], name: str, present: Sequence[Any], values: list[float]) -> None:
-        """A record that brought the field along gets one field of that name, not two."""
-        for index, value in enumerate(present):
-            if value is not MISSING:
-                record = msgspec.json.decode(texts[index])
-                record[name] = values[index]
-                texts[index] = msgspec.json.encode(record)
+
+def _once(text: bytes, name: str, number: bytes) -> bytes:
+    """A record that brought the field along has one field of that name, not two. Other values stay as they are."""
+    record = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    record[name] = msgspec.Raw(number)
+    return msgspec.json.encode(record)
 
 
 def _number_texts(values: list[float]) -> list[bytes]:
@@ -206,11 +213,11 @@ class Decoder:
             "Fields", fields, rename={python: name for name, python in self._names.items()}, gc=False
         )
         self._decode = msgspec.json.Decoder(struct).decode
+        self._getters = {name: attrgetter(python) for name, python in self._names.items()}
 
     def decode(self, messages: list[Any]) -> TypedRows:
         """Rows of all that can be decoded, in order."""
-        texts: list[bytes] = [message.value() for message in messages]
-        keys = [message.key() for message in messages]
+        texts, keys = columns.values(messages), columns.keys(messages)
         refused: list[DeadLetter] = []
         try:
             structs = list(map(self._decode, texts))
@@ -220,10 +227,8 @@ class Decoder:
         except (ValueError, TypeError, RecursionError):
             structs, mask, refused = self._one_by_one(messages, texts)
             messages, texts, keys = (list(compress(column, mask)) for column in (messages, texts, keys))
-        columns: dict[str, Sequence[Any]] = {
-            name: [getattr(struct, python) for struct in structs] for name, python in self._names.items()
-        }
-        rows = TypedRows(keys, messages, texts, columns, frozenset(self._required))
+        fields: dict[str, Sequence[Any]] = {name: list(map(get, structs)) for name, get in self._getters.items()}
+        rows = TypedRows(keys, messages, texts, fields, frozenset(self._required))
         rows.dead_letters = refused
         return rows
 

@@ -1,23 +1,27 @@
 """The mean of each key's last values.
 
-The sum of a window is computed anew for every record with `math.fsum`: the mean is the correctly rounded sum over the
-count, depends on nothing but the values in the window, and cannot drift however long a key lives. A running sum would be
-0.2 microseconds cheaper per record with a window of 10, and wrong after one absurd reading has passed through it.
+The sum of a window is computed anew for every record: the mean depends on nothing but the values in the window, cannot
+drift however long a key lives, and an absurd reading leaves no trace once it has left. The built-in `sum` of ten floats takes
+0.1 microseconds; `math.fsum` would take 0.25 and be right in the last digit, a running sum 0.04 and be wrong in time.
 """
 
 import struct
 from array import array
-from math import fsum
+from collections.abc import Sequence
 
+from forebay.errors import Refused
 from forebay.pipeline.spec import MovingAverage
 from forebay.runtime.state import KeyedState
 from forebay_processor.rows import Rows, refuse
 
-VALUE_BYTES = 400
-"""What a live window of 10 takes in memory, with its key and its place in the cache (measured)."""
+WINDOW_BYTES = 350
+"""What an empty live window takes in memory, with its key and its place in the cache (measured)."""
+FLOAT_BYTES = 34
+"""What each of its values adds: a float and its place in the list."""
 
 _FORMAT = 1
 _HEADER = struct.Struct("<BI")
+_VALUE_BYTES = 8
 
 
 class Window:
@@ -25,24 +29,31 @@ class Window:
 
     __slots__ = ("changed", "next", "values")
 
-    def __init__(self, values: "array[float]", next_: int = 0) -> None:
+    def __init__(self, values: list[float], next_: int = 0) -> None:
         self.values = values
         self.next = next_
         self.changed = False
 
     def encode(self) -> bytes:
         """Format, place of the oldest, values: little-endian."""
-        return _HEADER.pack(_FORMAT, self.next) + self.values.tobytes()
+        return _HEADER.pack(_FORMAT, self.next) + array("d", self.values).tobytes()
 
 
 def decode(data: bytes | None, size: int) -> Window:
-    """The window as it was, or its latest values when it was made for another size: a longer one fills up again."""
+    """The window as it was, or its latest values when it was made for another size: a longer one fills up again.
+
+    Raises Refused for what this version did not write.
+    """
     if data is None:
-        return Window(array("d"))
-    version, oldest = _HEADER.unpack_from(data)
-    if version != _FORMAT:
-        raise ValueError(f"moving average state has format {version}; this version reads {_FORMAT}")
-    values = array("d", data[_HEADER.size :])
+        return Window([])
+    version, oldest = _HEADER.unpack_from(data.ljust(_HEADER.size, b"\0"))
+    count, rest = divmod(len(data) - _HEADER.size, _VALUE_BYTES)
+    if version != _FORMAT or rest or oldest >= max(1, count):
+        raise Refused(
+            f"moving average state has format {version}, this version reads {_FORMAT}: run the version that wrote it, or "
+            "raise stateVersion of the transform to start with new state"
+        )
+    values = array("d", data[_HEADER.size :]).tolist()
     if len(values) < size and oldest == 0:
         return Window(values)
     in_order = values[oldest:] + values[:oldest]
@@ -63,7 +74,7 @@ class MovingAverageTransform:
         numbers = rows.numbers(self._spec.field)
         rows.add(self._spec.output, self._means(rows.keys, numbers))  # type: ignore[arg-type]
 
-    def _means(self, keys: list[bytes], numbers: "list[float]") -> list[float]:
+    def _means(self, keys: list[bytes], numbers: Sequence[float]) -> list[float]:
         size = self._spec.window
         live, load, changed = self._state.live.get, self._state.load, self._state.changed
         means: list[float] = []
@@ -83,5 +94,5 @@ class MovingAverageTransform:
             if not window.changed:
                 window.changed = True
                 changed.append((key, window))
-            add(fsum(values) / count)
+            add(sum(values) / count)
         return means

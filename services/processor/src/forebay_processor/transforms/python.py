@@ -16,7 +16,7 @@ from forebay.messages import Record, State
 from forebay.pipeline.spec import PythonMode, PythonTransform
 from forebay.runtime.stage import DeadLetter
 from forebay.runtime.state import KeyedState
-from forebay_processor.rows import ObjectRows
+from forebay_processor.rows import ObjectRows, refuse
 
 VALUE_BYTES = 500
 """An estimate of what a live value takes in memory, with its key."""
@@ -30,6 +30,16 @@ class Held:
     def __init__(self, json: bytes | None) -> None:
         self.json = json
         self.changed = False
+
+
+def decode(data: bytes | None) -> Held:
+    """The value as the store kept it. Refused when it is no JSON: the transform's state was of another kind before."""
+    if data is not None and data[:1] < b" ":
+        raise Refused(
+            "the state of a python transform holds something else than JSON: the transform of that name was of another "
+            "kind before; raise its stateVersion to start with new state"
+        )
+    return Held(data)
 
 
 def encode(held: Held) -> bytes | None:
@@ -69,6 +79,8 @@ class PythonStep:
 
     def apply(self, rows: ObjectRows) -> None:
         """Replace every row by the function's results for it."""
+        if self._state is not None and None in rows.keys:
+            refuse(rows, [key is not None for key in rows.keys], "no-key", lambda _: "a stateful transform needs a key")
         results = self._batch(rows) if self._spec.mode is PythonMode.BATCH else None
         keys: list[bytes | None] = []
         sources: list[Any] = []
@@ -92,7 +104,8 @@ class PythonStep:
         else:
             returned = self._function(_record(key, source, value, state))
         results = _results(returned)
-        self._keep(key, state)
+        if state.changed:
+            self._keep(key, _encoded(state))
         return results
 
     def _batch(self, rows: ObjectRows) -> list[list[dict[str, Any]]] | None:
@@ -108,30 +121,32 @@ class PythonStep:
             if len(returned) != len(batch):
                 raise ValueError(f"{len(batch)} records went in, {len(returned)} results came out")
             results = [_results(each) for each in returned]
-            for key, state in states.items():
-                self._keep(key, state)
+            encoded = [(key, _encoded(state)) for key, state in states.items() if state.changed]
         except Exception:  # noqa: BLE001 - found out record by record
             rows.records = [msgspec.json.decode(original) for original in originals]
             return None
+        for key, json in encoded:
+            self._keep(key, json)
         return results
 
     def _state_of(self, key: bytes | None) -> State:
-        if self._state is None:
+        if self._state is None or key is None:
             return State()
-        if key is None:
-            raise Undeliverable("a stateful transform needs a key")
         held = self._state.live.get(key) or self._state.load(key)
         return State(None if held.json is None else msgspec.json.decode(held.json))
 
-    def _keep(self, key: bytes | None, state: State) -> None:
-        if not state.changed or self._state is None or key is None:
+    def _keep(self, key: bytes | None, json: bytes | None) -> None:
+        if self._state is None or key is None:
             return
-        encoded = None if state.value is None else msgspec.json.encode(state.value)
         held = self._state.live.get(key) or self._state.load(key)
-        held.json = encoded
+        held.json = json
         if not held.changed:
             held.changed = True
             self._state.changed.append((key, held))
+
+
+def _encoded(state: State) -> bytes | None:
+    return None if state.value is None else msgspec.json.encode(state.value)
 
 
 def _record(key: bytes | None, source: Any, value: dict[str, Any], state: State) -> Record:

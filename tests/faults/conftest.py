@@ -1,0 +1,72 @@
+"""One real broker for all tests here, with a second listener behind a proxy, and the two sizes of a fault."""
+
+from dataclasses import dataclass
+
+import pytest
+from proxy import Proxy
+
+from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
+from forebay_cli.embedded_kafka.broker import choose_ports, new_cluster_id
+
+QUICK_BROKER = {
+    # Look for transactions that have timed out every second instead of every ten.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much of a fault a test makes."""
+
+    kills: int
+    outage_s: float
+    storm_rounds: int
+
+
+QUICK = Scale(kills=4, outage_s=25, storm_rounds=4)
+LONG = Scale(kills=20, outage_s=600, storm_rounds=36)
+
+
+@pytest.fixture(params=[pytest.param(QUICK, id="quick"), pytest.param(LONG, id="long", marks=pytest.mark.long)])
+def scale(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def proxy_and_kafka(tmp_path_factory):
+    """The broker tells clients of its second listener to connect to the proxy; all others reach it directly."""
+    plain, controller = choose_ports(BrokerOptions())[:2]
+    behind = choose_ports(BrokerOptions()).plain
+    proxy = Proxy(behind)
+    options = BrokerOptions(
+        port=plain,
+        membership=Membership(cluster_id=new_cluster_id(), node_id=1, controller_ports={1: controller}),
+        properties={
+            **QUICK_BROKER,
+            "listeners": f"PLAINTEXT://127.0.0.1:{plain},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{plain},PROXIED://{proxy.address}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        },
+    )
+    with EmbeddedKafka.start(tmp_path_factory.mktemp("kafka"), options=options) as broker:
+        yield proxy, broker
+    proxy.close()
+
+
+@pytest.fixture
+def kafka(proxy_and_kafka):
+    """The broker, reached directly; it runs again after a test that has killed it."""
+    _, broker = proxy_and_kafka
+    yield broker
+    if not broker.is_alive():
+        broker.restart()
+
+
+@pytest.fixture
+def proxy(proxy_and_kafka):
+    """What stands before the broker for a client that is told `proxy.address`; it passes everything on at first."""
+    proxy, _ = proxy_and_kafka
+    proxy.heal()
+    proxy.requests.clear()
+    yield proxy
+    proxy.heal()

@@ -1,0 +1,151 @@
+"""Brokers that restart, die, answer late or not at all (cases 7 to 10), and the watchdog for calls that never return."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from cluster import Cluster
+from load import Load, until_every_partition_progresses
+from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID
+from services import Service, until
+from world import (
+    AVERAGE,
+    World,
+    assert_exactly_once,
+    assert_no_open_transactions,
+    assert_order_per_key,
+    assert_state_is_the_input_folded,
+)
+
+pytestmark = pytest.mark.timeout(300)
+
+HEALED_S = 45
+"""Reconnecting takes up to 5 s, ending a transaction that nobody ended 15 s, a session 10 s; the machine may be busy."""
+TRANSACTION_S = 15
+MEBIBYTE = 1 << 20
+
+
+def assert_all_is_right(world: World, records, *data) -> None:
+    assert_exactly_once(world, records)
+    assert_order_per_key(world)
+    assert_no_open_transactions(world)
+    assert_state_is_the_input_folded(world, records, *data)
+
+
+def behind(proxy, world: World) -> Service:
+    """The world's processor, which knows the brokers by the proxy's address only."""
+    return Service(world.folder, world.yaml, "enrich", "processor", proxy.address)
+
+
+def finish(world: World, load: Load, service: Service) -> None:
+    """Everything is processed, the service has ended well, and all is right."""
+    load.stop()
+    until(world.drained, what="everything processed")
+    assert service.stop() == 0
+    assert_all_is_right(world, load.records, world.folder / "enrich-0")
+
+
+def test_a_broker_that_restarts_in_order(kafka, tmp_path):
+    world = World(kafka, tmp_path, AVERAGE)
+    with world.service() as service, Load(world) as load:
+        until_every_partition_progresses(world, deadline_s=HEALED_S)
+        kafka.restart()
+        until_every_partition_progresses(world, deadline_s=HEALED_S)
+        finish(world, load, service)
+
+
+def test_brokers_that_are_killed_one_after_the_other(tmp_path):
+    """Three brokers: first the one that coordinates the transactions dies, then the one that coordinates the group."""
+    with Cluster(tmp_path / "cluster") as cluster:
+        world = _world_with_two_coordinators(cluster, tmp_path)
+        with world.service() as service, Load(world) as load:
+            until_every_partition_progresses(world, deadline_s=HEALED_S)
+            for coordinator in (
+                cluster.coordinator_of_transactions(_transactional_id(world)),
+                cluster.coordinator_of_group(world.group),
+            ):
+                cluster.brokers[coordinator].kill()
+                until_every_partition_progresses(world, deadline_s=HEALED_S)
+                cluster.brokers[coordinator].restart()
+                until(lambda: cluster.is_whole(world.raw), what="the broker is in sync again")
+            finish(world, load, service)
+
+
+def _transactional_id(world: World) -> str:
+    return f"{world.group}.0"
+
+
+def _world_with_two_coordinators(cluster: Cluster, folder) -> World:
+    while True:
+        world = World(cluster, folder, AVERAGE)
+        transactions = cluster.coordinator_of_transactions(_transactional_id(world))
+        if transactions != cluster.coordinator_of_group(world.group):
+            return world
+
+
+@pytest.mark.parametrize("late", ["request", "answer"])
+def test_the_end_of_a_transaction_comes_too_late(kafka, proxy, tmp_path, late):
+    """Whether the broker has committed is unknown; late commits arrive when the next transaction may be open already.
+
+    Only a new producer epoch keeps such a commit from ending the wrong transaction.
+    """
+    world = World(kafka, tmp_path, AVERAGE)
+    with behind(proxy, world) as service, Load(world) as load:
+        until_every_partition_progresses(world, deadline_s=HEALED_S)
+        (proxy.hold_requests if late == "request" else proxy.hold_answers)(END_TXN)
+        held = len(proxy.requests)
+        until(lambda: INIT_PRODUCER_ID in proxy.requests[held:], what="a new epoch", deadline_s=HEALED_S, every_s=0.02)
+        requests = proxy.requests[held:]
+        assert ADD_PARTITIONS_TO_TXN not in requests[requests.index(END_TXN) : requests.index(INIT_PRODUCER_ID)]
+        proxy.heal()
+        until_every_partition_progresses(world, deadline_s=HEALED_S)
+        finish(world, load, service)
+
+
+@pytest.mark.parametrize("how", ["cut", pytest.param("hold", marks=pytest.mark.long)])
+def test_brokers_out_of_reach(kafka, proxy, tmp_path, how, scale):
+    """`cut` refuses connections, `hold` lets nothing pass: the processor waits with bounded memory and then goes on."""
+    world = World(kafka, tmp_path, AVERAGE)
+    with behind(proxy, world) as service, Load(world, per_second=300) as load:
+        until_every_partition_progresses(world, deadline_s=HEALED_S)
+        process = psutil.Process(service.process.pid)
+        before, said = process.memory_info().rss, len(service.log())
+        getattr(proxy, how)()
+        end = time.monotonic() + scale.outage_s
+        while time.monotonic() < end:
+            assert service.is_running()
+            assert process.memory_info().rss < before + 64 * MEBIBYTE
+            time.sleep(1)
+        assert len(service.log()) - said < 20_000 + 1_000 * scale.outage_s, "it floods its log"
+        proxy.heal()
+        until_every_partition_progresses(world, deadline_s=HEALED_S)
+        assert service.is_running()
+        finish(world, load, service)
+
+
+def test_a_slow_network(kafka, proxy, tmp_path):
+    world = World(kafka, tmp_path, AVERAGE)
+    with behind(proxy, world) as service, Load(world) as load:
+        proxy.delay_s = 0.2
+        until_every_partition_progresses(world, deadline_s=HEALED_S)
+        proxy.heal()
+        finish(world, load, service)
+    assert "aborted" not in service.log()
+
+
+def test_a_call_that_does_not_return_ends_the_process(kafka, tmp_path):
+    """A frozen broker keeps its connections and answers nothing, so the commit blocks."""
+    world = World(kafka, tmp_path, AVERAGE)
+    with world.service(FOREBAY_STUCK_AFTER_S="3") as service, Load(world) as load:
+        until_every_partition_progresses(world, deadline_s=HEALED_S)
+        os.kill(kafka.pid, signal.SIGSTOP)
+        try:
+            assert service.wait(15) == 70
+        finally:
+            os.kill(kafka.pid, signal.SIGCONT)
+        assert "does not return" in service.log()
+        with world.service() as successor:
+            until_every_partition_progresses(world, deadline_s=HEALED_S)
+            finish(world, load, successor)

@@ -1,0 +1,222 @@
+"""Disks that are full, read-only or lie: local state is a copy of the changelog and may be lost at any time. Cases 26, 27."""
+
+import contextlib
+import fcntl
+import shutil
+import subprocess
+
+import pytest
+from services import until
+from world import (
+    AVERAGE,
+    World,
+    assert_exactly_once,
+    assert_no_open_transactions,
+    assert_state_is_the_input_folded,
+    readings,
+)
+
+PAGE = 4096
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MiB of its own, remounted by the tests."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a file system here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def remount(folder, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+def fill(folder) -> None:
+    """Leave no room at all."""
+    with (folder / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(PAGE))
+
+
+# -- 26 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_26_a_disk_that_fills_up_ends_the_process_and_loses_nothing(kafka, tmp_path, small_disk):
+    world = World(kafka, tmp_path, AVERAGE)
+    records = list(readings(60_000, devices=3_000))
+    data = small_disk / "data"
+    world.write(records[:10_000])
+    with world.service(FOREBAY_DATA=str(data)) as service:
+        until(world.drained, what="the first part processed")
+        fill(small_disk)
+        world.write(records[10_000:])
+        assert service.wait(60) == 1
+        failures = [line for line in service.log().splitlines() if '"event": "failed"' in line]
+        assert len(failures) == 1
+        assert "is the disk full" in failures[0]
+        assert "Traceback" not in service.log()
+
+        service.start()
+        assert service.wait(30) == 1, "still full"
+
+        (small_disk / "ballast").unlink()
+        service.start()
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+
+    assert_exactly_once(world, records)
+    assert_no_open_transactions(world)
+    assert_state_is_the_input_folded(world, records, data)
+
+
+def test_26_a_disk_that_becomes_read_only_ends_the_process_and_loses_nothing(kafka, tmp_path, small_disk):
+    world = World(kafka, tmp_path, AVERAGE)
+    records = list(readings(20_000, devices=1_000))
+    data = small_disk / "data"
+    with world.service(FOREBAY_DATA=str(data)) as service:
+        remount(small_disk, "ro")
+        assert service.wait(60) == 1
+        assert "read-only" in service.log()
+        assert "Traceback" not in service.log()
+
+        remount(small_disk, "rw")
+        service.start()
+        world.write(records)
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+        remount(small_disk, "ro")
+        service.start()
+        assert service.wait(60) == 1, "read-only with a store on it"
+        assert "Traceback" not in service.log()
+        remount(small_disk, "rw")
+
+    assert_exactly_once(world, records)
+    assert_state_is_the_input_folded(world, records, data)
+
+
+# -- 27 -----------------------------------------------------------------------------------------------------------------
+
+
+def stores(data):
+    return sorted(path for path in (data / "state" / "avg.v1").iterdir() if path.is_dir())
+
+
+def damage_tables(data) -> int:
+    """Flip a byte in every 64 of the data blocks; the file's end, which is read first, stays as it was."""
+    tables = [table for store in stores(data) for table in store.glob("*.sst")]
+    for table in tables:
+        content = bytearray(table.read_bytes())
+        for place in range(0, max(1, len(content) - 2 * 1024), 64):
+            content[place] ^= 0xFF
+        table.write_bytes(content)
+    return len(tables)
+
+
+def damage_ends_of_tables(data) -> int:
+    tables = [table for store in stores(data) for table in store.glob("*.sst")]
+    for table in tables:
+        content = bytearray(table.read_bytes())
+        content[-48:] = bytes(48)
+        table.write_bytes(content)
+    return len(tables)
+
+
+def truncate_manifests(data) -> int:
+    manifests = [manifest for store in stores(data) for manifest in store.glob("MANIFEST-*")]
+    for manifest in manifests:
+        manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
+    return len(manifests)
+
+
+def empty_manifests(data) -> int:
+    manifests = [manifest for store in stores(data) for manifest in store.glob("MANIFEST-*")]
+    for manifest in manifests:
+        manifest.write_bytes(b"")
+    return len(manifests)
+
+
+def remove_current(data) -> int:
+    for store in stores(data):
+        (store / "CURRENT").write_bytes(b"MANIFEST-999999\n")
+    return len(stores(data))
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_tables, damage_ends_of_tables, truncate_manifests, empty_manifests, remove_current]
+)
+def test_27_a_damaged_store_is_wiped_and_restored(kafka, tmp_path, damage):
+    """Some damage shows when a store is opened, some only when a value is read."""
+    world = World(kafka, tmp_path, AVERAGE)
+    records = list(readings(20_000, devices=2_000))
+    world.write(records[:12_000])
+    with world.service() as service:
+        until(world.drained, what="the first part processed")
+        assert service.stop() == 0
+        assert damage(tmp_path / "enrich-0") >= 3
+        service.start()
+        world.write(records[12_000:])
+        until(lambda: service.metric("forebay_assigned_partitions") == 3, what="it is back")
+        until(world.drained, what="everything processed")
+        if damage is not truncate_manifests:  # that may look like an older store, which catches up
+            assert "wiped" in service.log()
+        assert "Traceback" not in service.log()
+        assert service.stop() == 0
+
+    assert_exactly_once(world, records)
+    assert_no_open_transactions(world)
+    assert_state_is_the_input_folded(world, records, tmp_path / "enrich-0")
+
+
+def test_27_a_lock_file_left_behind_is_no_obstacle_and_a_held_lock_is(kafka, tmp_path):
+    world = World(kafka, tmp_path, AVERAGE)
+    records = list(readings(4_000))
+    world.write(records[:2_000])
+    data = tmp_path / "enrich-0"
+    with world.service() as service:
+        until(world.drained, what="the first part processed")
+        service.kill()
+        held = stores(data)[0] / "LOCK"
+        assert held.exists(), "left behind"
+        with held.open("r+b") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            service.start()
+            assert service.wait(60) == 1
+            assert "another process" in service.log()
+            assert "wiped" not in service.log(), "a store in use is not thrown away"
+        service.start()
+        world.write(records[2_000:])
+        until(lambda: service.metric("forebay_assigned_partitions") == 3, what="it is back")
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+    assert_exactly_once(world, records)
+    assert_state_is_the_input_folded(world, records, data)
+
+
+def test_27_a_folder_of_an_older_day_is_not_believed(kafka, tmp_path):
+    """A volume restored from a snapshot: the store catches up from where it stood."""
+    world = World(kafka, tmp_path, AVERAGE)
+    records = list(readings(6_000))
+    world.write(records[:2_000])
+    data = tmp_path / "enrich-0"
+    with world.service() as service:
+        until(world.drained, what="the first part processed")
+        assert service.stop() == 0
+        shutil.copytree(data, tmp_path / "snapshot")
+        service.start()
+        world.write(records[2_000:4_000])
+        until(world.drained, what="the second part processed")
+        assert service.stop() == 0
+        shutil.rmtree(data)
+        shutil.copytree(tmp_path / "snapshot", data)
+        service.start()
+        world.write(records[4_000:])
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+    assert_exactly_once(world, records)
+    assert_state_is_the_input_folded(world, records, data)
