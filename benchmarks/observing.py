@@ -110,7 +110,7 @@ class Commits:
         self._group, self._topic = group, topic
         self._admin = Admin({"bootstrap.servers": bootstrap})
         self._asking = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_uncommitted"}
+            {"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_uncommitted", "log_level": 0}
         )
 
     def now(self) -> int:

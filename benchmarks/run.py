@@ -5,6 +5,7 @@ results/quick.json). See README.md beside it.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -56,6 +57,7 @@ QUICK = {
 def main() -> int:
     """Run it; the exit status is 1 when something failed."""
     options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every process is ended on this way, too
     forebay = Forebay()
     subjects: list[Subject] = [forebay, Floor(forebay), Naive(), QuixStreams(), KafkaStreams()]
     subjects = [each for each in subjects if not options.only or each.name in options.only]

@@ -85,7 +85,7 @@ class BatchWriter:
                 "partitioner": "murmur2_random",
                 "compression.type": "lz4",
                 "linger.ms": 20,
-                "enable.idempotence": True,
+                "max.in.flight": 1,  # keeps the order without idempotence, whose set-up a young broker delays
                 "queue.buffering.max.messages": 200_000,
             }
         )

@@ -146,8 +146,8 @@ def run_logged(
 
 
 def last_lines(text: str, count: int = 25) -> str:
-    """The end of a log, indented."""
-    return "\n".join(f"    {line}" for line in text.splitlines()[-count:])
+    """The end of a log, indented, with very long lines cut."""
+    return "\n".join(f"    {line[:400]}" for line in text.splitlines()[-count:])
 
 
 def lacks_capabilities(status: str, last_capability: int) -> bool:

@@ -201,15 +201,22 @@ def create(provider: Provider, image: str, *, keep: bool) -> None:
     try:
         run_logged(f"create cluster on the {configuration} node image", command, nice=False)
         wait_until_whole()
-    except (Failure, KeyboardInterrupt) as failure:
-        explanation = "" if isinstance(failure, KeyboardInterrupt) else explain(provider, NODE)
-        if keep:
-            say(f"the failed cluster was kept: {provider.name} exec -it {NODE} bash")
-        else:
-            remove(provider)
-        if isinstance(failure, KeyboardInterrupt):
-            raise
-        raise Failure(f"{explanation}\n{failure}") from failure
+    except Failure as failure:
+        # Of kind's own log the first line, which names the file: the rest is a trace of kubeadm's calls.
+        summary = f"{explain(provider, NODE)}\n{str(failure).splitlines()[0].rstrip(':')}"
+        abandon(provider, keep=keep)
+        raise Failure(summary) from failure
+    except KeyboardInterrupt:
+        abandon(provider, keep=keep)
+        raise
+
+
+def abandon(provider: Provider, *, keep: bool) -> None:
+    """Remove a cluster that did not start, unless somebody wants to look into it."""
+    if keep:
+        say(f"the failed cluster was kept: {provider.name} exec -it {NODE} bash (with the variables that `env` prints)")
+    else:
+        remove(provider)
 
 
 def wait_until_whole() -> None:

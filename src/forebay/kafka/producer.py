@@ -87,7 +87,7 @@ class TransactionalProducer:
         self.open = True
 
     def produce_batch(self, topic: str, messages: list[Message]) -> None:
-        """Queue records without headers. A full queue waits for the brokers: that is the back-pressure.
+        """Queue records without headers, in order. A full queue waits for the brokers: that is the back-pressure.
 
         Raises Rejected, after queueing all the others, for records that the client refuses.
         """
@@ -96,11 +96,13 @@ class TransactionalProducer:
             queued = self._client.produce_batch(topic, messages)
             if queued == len(messages):
                 break
-            failed = [message for message in messages if "_error" in message]
+            errors = [(message, message.pop("_error", None)) for message in messages]
             messages = []
-            for message in failed:
-                error = message.pop("_error")
-                if error.code() == KafkaError._QUEUE_FULL:  # noqa: SLF001
+            for message, error in errors:
+                if error is None:
+                    if messages:
+                        raise TransactionAborted("the queue had no room for a record and then for a later one: order is lost")
+                elif error.code() == KafkaError._QUEUE_FULL:  # noqa: SLF001
                     messages.append(message)
                 elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                     rejected.append((message, error))
@@ -201,7 +203,8 @@ class TransactionalProducer:
 
     def _cause(self, error: KafkaError) -> ForebayError:
         """Why a record could not be queued. A transaction that has failed says only that its state is wrong."""
-        failure = self._failure() if error.code() == KafkaError._STATE else None  # noqa: SLF001
+        vague = (KafkaError._STATE, KafkaError._FATAL)  # noqa: SLF001 - the public names of the codes
+        failure = self._failure() if error.code() in vague else None
         return failure or classify(error)
 
     def _failure(self) -> ForebayError | None:
