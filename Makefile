@@ -19,7 +19,7 @@ run: .setup/run ## Run a Pipeline on this machine: make run [FILE=pipeline.yaml]
 
 .PHONY: test
 test: .setup/dev ## Run all tests that need no cluster, against a real Kafka and PostgreSQL
-	@$(BIN)/python -m pytest tests/unit tests/kafka
+	@$(BIN)/python -m pytest -n 3 --dist loadfile tests/unit tests/kafka
 
 .PHONY: unit
 unit: .setup/dev ## Run the tests without IO
@@ -32,6 +32,14 @@ faults: .setup/dev ## Injure the processor for real (kill -9, stopped brokers, f
 .PHONY: faults-all
 faults-all: .setup/dev ## All faults, long cases at full length
 	@$(BIN)/python -m pytest tests/faults
+
+.PHONY: bench
+bench: .setup/dev ## Measure the processor beside the client's floor, a naive loop, Quix Streams and Kafka Streams
+	@$(BIN)/python benchmarks/run.py
+
+.PHONY: bench-quick
+bench-quick: .setup/dev ## The first table of it, in a few minutes
+	@$(BIN)/python benchmarks/run.py --quick
 
 .PHONY: check
 check: .setup/dev ## Lint, format, types, import layers, generated files

@@ -29,12 +29,14 @@ def listening_ports(sockets: str) -> set[int]:
     return {int(line.split()[3].rpartition(":")[2]) for line in sockets.splitlines()}
 
 
-def explain(provider: Provider, node: str) -> str:
-    """Which component of a failed start is to blame, and the end of its log."""
+def explain(provider: Provider, node: str) -> str | None:
+    """Which component of a failed start is to blame, and the end of its log; None where it never came to a node."""
 
     def inside(*command: str) -> str:
         return printed(provider.command("exec", node, *command), provider.environment)
 
+    if not succeeds(provider.command("container", "inspect", node), provider.environment):
+        return None
     if not succeeds(provider.command("exec", node, "true"), provider.environment):
         log = printed(provider.command("logs", node), provider.environment)
         return f"the node's container does not run; the end of its log:\n{last_lines(log)}"

@@ -84,6 +84,7 @@ def up(*, keep: bool = False) -> None:
         provider = prepare()
         if NAME in clusters(provider):
             if answers(provider):
+                set_up_podman(provider)
                 say_ready("runs already", begun)
                 return
             say(f"the cluster {NAME} is there and does not answer: making it anew")
@@ -110,9 +111,6 @@ def prepare(*, node: bool = True) -> Provider:
     provider = provider or find_provider(install=True)
     if provider is None:
         raise Failure("neither Docker nor Podman is here")
-    if provider.name == "podman":
-        serve_docker_api(provider)
-        make_modules_folder()
     build(TOOLS)
     return provider
 
@@ -156,10 +154,12 @@ def check_room() -> None:
         raise Failure(f"{cache()} has {free:.0f} GB left, and {wanted}")
 
 
-def make_modules_folder() -> None:
-    """kind mounts the kernel's modules into a node, and a kernel without modules may have no folder of them."""
-    if os.geteuid() == 0:
+def set_up_podman(provider: Provider) -> None:
+    """What a cluster on root's Podman needs on the machine; `remove` undoes it."""
+    if provider.name == "podman" and os.geteuid() == 0:
+        # kind mounts the kernel's modules into a node, and a kernel without modules may have no folder of them.
         MODULES.mkdir(exist_ok=True)
+        serve_docker_api(provider)
 
 
 def choose_node_image(provider: Provider) -> str:
@@ -193,6 +193,7 @@ def ensure_node_image(provider: Provider) -> str:
 
 def create(provider: Provider, image: str, *, keep: bool) -> None:
     """Create the cluster and wait until it is whole; a failed one is explained and removed."""
+    set_up_podman(provider)
     configuration = "built" if "forebay-node" in image else "public"
     command = kind(
         provider, "create", "cluster", "--image", image, "--retain", "--wait", "120s",
@@ -202,10 +203,12 @@ def create(provider: Provider, image: str, *, keep: bool) -> None:
         run_logged(f"create cluster on the {configuration} node image", command, nice=False)
         wait_until_whole()
     except Failure as failure:
-        # Of kind's own log the first line, which names the file: the rest is a trace of kubeadm's calls.
-        summary = f"{explain(provider, NODE)}\n{str(failure).splitlines()[0].rstrip(':')}"
+        explanation = explain(provider, NODE)
         abandon(provider, keep=keep)
-        raise Failure(summary) from failure
+        if explanation is None:
+            raise
+        # Of kind's own log the first line, which names the file: the rest is a trace of kubeadm's calls.
+        raise Failure(f"{explanation}\n{str(failure).splitlines()[0].rstrip(':')}") from failure
     except KeyboardInterrupt:
         abandon(provider, keep=keep)
         raise
@@ -268,14 +271,15 @@ def remove(provider: Provider) -> None:
         if not others:
             succeeds(provider.command("network", "rm", "kind"), provider.environment)
         if provider.name == "podman" and os.geteuid() == 0 and not others:
+            succeeds(provider.command("volume", "prune", "--force"), provider.environment)
             traces.remove_podman(cache() / "podman" / "storage")
             traces.remove_empty(MODULES)
     KUBECONFIG.unlink(missing_ok=True)
 
 
 def serve_docker_api(provider: Provider) -> None:
-    """Podman behind Docker's API on a socket, for the docker command and for skaffold; root's Podman alone."""
-    if os.geteuid() != 0 or socket_answers():
+    """Podman behind Docker's API on a socket, for the docker command and for skaffold."""
+    if socket_answers():
         return
     RUN.mkdir(parents=True, exist_ok=True)
     with (RUN / "podman.log").open("a") as log:

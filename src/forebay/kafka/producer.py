@@ -101,7 +101,9 @@ class TransactionalProducer:
             for message, error in errors:
                 if error is None:
                     if messages:
-                        raise TransactionAborted("the queue had no room for a record and then for a later one: order is lost")
+                        raise TransactionAborted(
+                            "the queue had no room for a record and then for a later one: order is lost"
+                        )
                 elif error.code() == KafkaError._QUEUE_FULL:  # noqa: SLF001
                     messages.append(message)
                 elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:

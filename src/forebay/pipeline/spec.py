@@ -279,7 +279,7 @@ class Batch(Model):
     """How much is handled at once: one transaction of a stage."""
 
     max_records: Annotated[int, Field(ge=1, le=100_000)] = 10_000
-    """Records taken from Kafka at a time."""
+    """Records taken from Kafka at a time, at most."""
     max_wait_ms: Annotated[int, Field(ge=10, le=60_000)] = 200
     """A transaction is committed this often."""
 
