@@ -41,6 +41,18 @@ bench: .setup/dev ## Measure the processor beside the client's floor, a naive lo
 bench-quick: .setup/dev ## The first table of it, in a few minutes
 	@$(BIN)/python benchmarks/run.py --quick
 
+.PHONY: cluster
+cluster: ## Start a local Kubernetes with kind, on Docker or Podman; prints its kubeconfig
+	@$(PYTHON) hack/cluster/cluster.py up
+
+.PHONY: cluster-down
+cluster-down: ## Remove that cluster and every trace of it
+	@$(PYTHON) hack/cluster/cluster.py down
+
+.PHONY: node-image
+node-image: ## Build kind's node image from Go modules and Debian packages (20 minutes, once)
+	@$(PYTHON) hack/cluster/cluster.py node-image
+
 .PHONY: check
 check: .setup/dev ## Lint, format, types, import layers, generated files
 	@$(BIN)/ruff check --output-format concise . || { echo "mend: make format"; exit 1; }

@@ -6,7 +6,9 @@ producer is thrown away; librdkafka's warning that a time-out leaves it out of s
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import structlog
@@ -21,6 +23,7 @@ log = structlog.get_logger()
 
 _PATIENCE_S = 5.0
 _FLUSH_S = 0.1
+_RESERVE_S = 1.0
 
 Message = dict[str, Any]
 """One record for `produce_batch`: `value`, `key` and optionally `partition`."""
@@ -163,8 +166,9 @@ class TransactionalProducer:
     ) -> None:
         """Make the input's next offsets, by partition, part of the transaction; `metadata` is kept with each."""
         positions = [TopicPartition(topic, partition, offset, metadata) for partition, offset in offsets.items()]
+        client = self._client
         try:
-            self._client.send_offsets_to_transaction(positions, group_metadata, self._longest_s)
+            self._bounded(lambda: client.send_offsets_to_transaction(positions, group_metadata, self._longest_s))
         except KafkaException as exception:
             raise self._cause(raised(exception)) from exception
 
@@ -226,6 +230,25 @@ class TransactionalProducer:
         if self._producer is None:
             raise Uncertain("the producer was given up and not replaced")
         return self._producer
+
+    def _bounded(self, operation: Callable[[], None]) -> None:
+        """Do in a thread what may never return, and leave the thread behind if it does not.
+
+        While its coordinator is away librdkafka forgets the time-out of the offsets' call (its issues 5456 and 5511).
+        """
+        result: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(operation())
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                result.set_exception(error)
+
+        threading.Thread(target=run, name="bounded", daemon=True).start()
+        try:
+            result.result(self._longest_s + _RESERVE_S)
+        except TimeoutError:
+            raise Uncertain(f"the client did not answer within {self._longest_s:.0f} s") from None
 
     @staticmethod
     def _call(operation: Callable[[], None]) -> None:
