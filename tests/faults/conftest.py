@@ -23,7 +23,7 @@ class Scale:
     storm_rounds: int
 
 
-QUICK = Scale(kills=4, outage_s=25, storm_rounds=4)
+QUICK = Scale(kills=2, outage_s=20, storm_rounds=2)
 LONG = Scale(kills=20, outage_s=600, storm_rounds=36)
 
 

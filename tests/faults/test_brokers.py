@@ -19,7 +19,7 @@ from world import (
     assert_state_is_the_input_folded,
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 HEALED_S = 45
 """Reconnecting takes up to 5 s, ending a transaction that nobody ended 15 s, a session 10 s; the machine may be busy."""
@@ -48,6 +48,7 @@ def finish(world: World, load: Load, service: Service) -> None:
 
 
 def test_a_broker_that_restarts_in_order(kafka, tmp_path):
+    """In two of three runs librdkafka's call for the offsets does not return after this: see `_bounded` of the producer."""
     world = World(kafka, tmp_path, AVERAGE)
     with world.service() as service, Load(world) as load:
         until_every_partition_progresses(world, deadline_s=HEALED_S)
@@ -125,6 +126,7 @@ def test_brokers_out_of_reach(kafka, proxy, tmp_path, how, scale):
         finish(world, load, service)
 
 
+@pytest.mark.long
 def test_a_slow_network(kafka, proxy, tmp_path):
     world = World(kafka, tmp_path, AVERAGE)
     with behind(proxy, world) as service, Load(world) as load:

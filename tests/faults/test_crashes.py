@@ -19,7 +19,7 @@ from world import (
     readings,
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 PRODUCED = ">forebay.kafka.producer:TransactionalProducer.produce_batch"
 OFFSETS_SENT = "<forebay.kafka.producer:TransactionalProducer.commit"

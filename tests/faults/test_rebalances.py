@@ -14,7 +14,7 @@ from world import (
     assert_state_is_the_input_folded,
 )
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 EVERY_S = 5
 PROGRESS_S = 10

@@ -84,7 +84,13 @@ def test_of_two_processors_with_one_transactional_id_the_older_dies(kafka, tmp_p
     assert_all_is_right(world, load.records)
 
 
-@pytest.mark.parametrize("point", [BEFORE_OFFSETS, BEFORE_COMMIT], ids=["before-offsets", "before-commit"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(BEFORE_OFFSETS, id="before-offsets"),
+        pytest.param(BEFORE_COMMIT, id="before-commit", marks=pytest.mark.long),
+    ],
+)
 def test_partitions_that_move_on_between_consume_and_commit(kafka, tmp_path, point):
     """The transaction outlives the session: the broker would still take a commit under fresh group metadata."""
     world = World(kafka, tmp_path, AVERAGE, partitions=2)

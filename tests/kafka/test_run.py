@@ -297,13 +297,14 @@ def test_a_killed_command_leaves_no_process(make_run):
     until(lambda: not any(child.is_running() for child in children), what="all processes gone", deadline_s=30)
 
 
+@pytest.mark.timeout(240)
 def test_a_killed_broker_is_started_again(make_run):
     run = make_run(embedded=True, simulator="devices: 20, eventsPerSecond: 2000").start("--records", "16000")
     run.until_moving()
     java = next(child for child in _family(run.process.pid) if "kafka.Kafka" in child.cmdline())
     java.kill()
 
-    assert run.wait() == 0, run.said
+    assert run.wait(150) == 0, run.said
     assert "Kafka ended" in run.said
     assert run.stage("enrich")["records_out"] == 16000
 

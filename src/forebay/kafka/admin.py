@@ -122,10 +122,15 @@ class Admin:
         """
         doing = f"read the offsets of group {group}"
         asked = [TopicPartition(topic, number) for number in partitions]
-        try:
-            answer = self._observer(group).committed(asked, timeout=REQUEST_TIMEOUT_S)
-        except KafkaException as exception:
-            raise self._error(exception.args[0], doing) from exception
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            try:
+                answer = self._observer(group).committed(asked, timeout=max(_POLL_S, deadline - time.monotonic()))
+                break
+            except KafkaException as exception:
+                if _code(exception) not in _COORDINATOR_MOVES or time.monotonic() > deadline:
+                    raise self._error(exception.args[0], doing) from exception
+                time.sleep(_POLL_S)
         for partition in answer:
             if partition.error is not None:
                 raise self._error(partition.error, doing)
@@ -240,7 +245,7 @@ class Admin:
             return Refused(f"Kafka at {self._servers} refuses the login: {reason}: check mechanism, user and password")
         if error.code() in _FORBIDDEN:
             return Refused(f"the user may not {doing}: {reason}: let an administrator of Kafka add the ACL")
-        if error.retriable() or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
+        if error.retriable() or error.code() in _COORDINATOR_MOVES or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
             return TryLater(f"cannot {doing}: {reason}: check that it exists, and try again")
         return Refused(f"cannot {doing}: {reason}")
 
@@ -255,6 +260,10 @@ class Admin:
         )
         return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
 
+
+_COORDINATOR_MOVES = frozenset(
+    {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+)
 
 _UNREACHABLE = frozenset(
     {

@@ -10,6 +10,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from forebay.errors import TryLater
+from forebay.kafka.errors import ClientErrors
 from forebay.kafka.settings import Properties
 from forebay.messages import headers
 
@@ -28,7 +29,7 @@ class DeadLetterProducer:
     def __init__(self, properties: Properties, *, topic: str, stage: str) -> None:
         self._topic, self._stage = topic, stage
         self._patience_s = properties["message.timeout.ms"] / 1000 + _RESERVE_S
-        self._producer = Producer({**properties, "error_cb": _log_client_error})
+        self._producer = Producer({**properties, "error_cb": ClientErrors()})
 
     def send(self, letters: Iterable[Letter]) -> None:
         """Write letters and wait until they are acknowledged; TryLater when they are not.
@@ -93,7 +94,3 @@ class DeadLetterProducer:
             raise TryLater(
                 f"dead letters cannot be written to topic {self._topic}: {reason}: check the topic and brokers"
             )
-
-
-def _log_client_error(error: KafkaError) -> None:
-    log.warning("kafka client", error=error.str(), code=error.name())

@@ -1,8 +1,32 @@
 """The one place that knows what a librdkafka error obliges its caller to do (transactional producer: KIP-588 classes)."""
 
+import time
+
+import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from forebay.errors import Fatal, ForebayError
+
+log = structlog.get_logger()
+
+_SAY_AGAIN_S = 10.0
+
+
+class ClientErrors:
+    """A client's `error_cb`: logs what it reports about its connections, each kind once in ten seconds.
+
+    While a broker is away a client reports every attempt of every connection.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        """Log the error, if its kind was not logged lately."""
+        now = time.monotonic()
+        if now - self._said.get(error.name(), -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
+            self._said[error.name()] = now
+            log.warning("kafka client", error=error.str(), code=error.name())
 
 
 class TransactionAborted(ForebayError):  # noqa: N818

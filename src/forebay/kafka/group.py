@@ -23,6 +23,7 @@ from confluent_kafka import (
 )
 
 from forebay.errors import Fatal, Refused, TryLater
+from forebay.kafka.errors import ClientErrors
 from forebay.kafka.settings import Properties
 from forebay.pipeline.spec import StartFrom
 
@@ -82,7 +83,7 @@ class GroupReader:
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
         self._failure: BaseException | None = None
         self._rebalanced = False
-        self._consumer = Consumer({**properties, "error_cb": _log_client_error})
+        self._consumer = Consumer({**properties, "error_cb": ClientErrors()})
         self._consumer.subscribe(
             [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._assignment_lost
         )
@@ -266,7 +267,3 @@ def _partition(message: Message) -> int:
 
 def _run(partition: int, messages: list[Message]) -> Run:
     return Run(partition, messages, messages[-1].offset() + 1)  # type: ignore[operator]
-
-
-def _log_client_error(error: KafkaError) -> None:
-    log.warning("kafka client", error=error.str(), code=error.name())

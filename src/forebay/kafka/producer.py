@@ -15,7 +15,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from forebay.errors import ForebayError
-from forebay.kafka.errors import Fenced, TransactionAborted, Uncertain, classify, raised
+from forebay.kafka.errors import ClientErrors, Fenced, TransactionAborted, Uncertain, classify, raised
 from forebay.kafka.settings import Properties
 from forebay.messages.headers import Headers
 
@@ -44,7 +44,7 @@ class TransactionalProducer:
     """
 
     def __init__(self, properties: Properties) -> None:
-        self._properties = {**properties, "error_cb": _log_client_error}
+        self._properties = {**properties, "error_cb": ClientErrors()}
         self._longest_s = properties["transaction.timeout.ms"] / 1000
         self._producer: Producer | None = None
         self.open = False
@@ -240,9 +240,11 @@ class TransactionalProducer:
 
         def run() -> None:
             try:
-                result.set_result(operation())
+                operation()
             except BaseException as error:  # noqa: BLE001 - raised again below
                 result.set_exception(error)
+            else:
+                result.set_result(None)
 
         threading.Thread(target=run, name="bounded", daemon=True).start()
         try:
@@ -256,10 +258,6 @@ class TransactionalProducer:
             operation()
         except KafkaException as exception:
             raise classify(raised(exception)) from exception
-
-
-def _log_client_error(error: KafkaError) -> None:
-    log.warning("kafka client", error=error.str(), code=error.name())
 
 
 __all__ = ["Fenced", "Message", "Rejected", "TransactionAborted", "TransactionalProducer", "Uncertain"]
