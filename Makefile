@@ -53,6 +53,14 @@ cluster-down: ## Remove that cluster and every trace of it
 node-image: ## Build kind's node image from Go modules and Debian packages (20 minutes, once)
 	@$(PYTHON) hack/cluster/cluster.py node-image
 
+.PHONY: images
+images: .setup/dev ## Build the images and load them into the local cluster, or ARGS="--registry R --push"
+	@$(BIN)/python hack/build_images.py $(ARGS)
+
+.PHONY: charts
+charts: .setup/dev ## Lint, render and check the charts (helm and kubeconform are built once, from Go modules)
+	@PATH="$$($(PYTHON) hack/cluster/cluster.py tools):$$PATH" $(BIN)/python -m pytest tests/charts
+
 .PHONY: check
 check: .setup/dev ## Lint, format, types, import layers, generated files
 	@$(BIN)/ruff check --output-format concise . || { echo "mend: make format"; exit 1; }
@@ -67,13 +75,13 @@ format: .setup/dev ## Format the code and mend what the linter can
 	@$(BIN)/ruff format --quiet .
 
 .PHONY: generate
-generate: .setup/dev ## Generate the CRD from the models
+generate: .setup/dev ## Generate the CRD and the chart's schema from the models
 	@$(BIN)/python hack/generate.py
 
 .PHONY: lock
 lock: .setup/dev ## Pin the dependencies of requirements/*.in anew, with hashes
 	@$(INSTALL) uv
-	@for set in cli dev; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	@for set in cli dev producer processor sink operator build reload bench; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate requirements/$$set.in -o requirements/$$set.txt; done
 
 .PHONY: clean
