@@ -4,6 +4,7 @@ Every call is bounded in time. An error says what was being done, at which addre
 where waiting may help, and Refused where a person must act.
 """
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -128,6 +129,7 @@ class Admin:
                 answer = self._observer(group).committed(asked, timeout=max(_POLL_S, deadline - time.monotonic()))
                 break
             except KafkaException as exception:
+                del self._observers[group]  # one that lost its coordinator may wait for it for ever
                 if _code(exception) not in _COORDINATOR_MOVES or time.monotonic() > deadline:
                     raise self._error(exception.args[0], doing) from exception
                 time.sleep(_POLL_S)
@@ -206,10 +208,18 @@ class Admin:
         )
 
     def _offsets(self, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+        asked = {TopicPartition(topic, number): spec for number in partitions}
+        try:
+            return self._ask_for_offsets(topic, asked)
+        except TryLater:
+            # after a broker was restarted the client goes on asking with the leaders and epochs that it knew
+            with contextlib.suppress(KafkaException):
+                self._client.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+            return self._ask_for_offsets(topic, asked)
+
+    def _ask_for_offsets(self, topic: str, asked: dict[TopicPartition, OffsetSpec]) -> dict[int, int]:
         futures = self._client.list_offsets(
-            {TopicPartition(topic, number): spec for number in partitions},
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=REQUEST_TIMEOUT_S,
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
         )
         return {p.partition: self._result(future, f"read offsets of {topic}").offset for p, future in futures.items()}
 
@@ -245,7 +255,7 @@ class Admin:
             return Refused(f"Kafka at {self._servers} refuses the login: {reason}: check mechanism, user and password")
         if error.code() in _FORBIDDEN:
             return Refused(f"the user may not {doing}: {reason}: let an administrator of Kafka add the ACL")
-        if error.retriable() or error.code() in _COORDINATOR_MOVES or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
+        if error.retriable() or error.code() in _COORDINATOR_MOVES | _LEADER_MOVED or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
             return TryLater(f"cannot {doing}: {reason}: check that it exists, and try again")
         return Refused(f"cannot {doing}: {reason}")
 
@@ -263,6 +273,10 @@ class Admin:
 
 _COORDINATOR_MOVES = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+)
+
+_LEADER_MOVED = frozenset(
+    {KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION}
 )
 
 _UNREACHABLE = frozenset(
