@@ -24,6 +24,7 @@ from forebay.kafka.admin import Admin
 from forebay.pipeline import load, names
 from forebay.pipeline.spec import Delivery, Pipeline, Processor
 from forebay.planning import topics as planning
+from forebay.runtime import processing
 
 HERE = Path(__file__).parent
 SETUP = HERE.parent / ".setup"
@@ -157,7 +158,7 @@ class Forebay:
             "guarantee": "exactly once; RocksDB, changelog, dead letters, metrics, delivery checks",
             "configuration": "defaults",
             "transaction": f"{processor.batch.max_wait_ms} ms",
-            "batch": f"consume({processor.batch.max_records})",
+            "batch": f"consume({min(processor.batch.max_records, processing.AT_ONCE)})",
             "state cache": f"{processor.state_cache_mebibytes} MiB",
             **_producer_words(processor.delivery),
         }
@@ -221,7 +222,7 @@ class Floor:
             "consumer": consumer,
             "producer": producer,
             "partitions": PARTITIONS,
-            "batch": processor.batch.max_records,
+            "batch": min(processor.batch.max_records, processing.AT_ONCE),
             "warm_up": amounts.warm_up,
             "measured": amounts.measured,
             "output": output,

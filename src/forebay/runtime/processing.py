@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 RETRY_S = 0.5
 _COLLECT_EVERY_S = 5.0
-_AT_ONCE = 1_000
+AT_ONCE = 1_000
 """Records read at a time: few enough to be in the processor's cache still when they are decoded and encoded. Measured:
 a seventh less CPU time per record than with 10 000; 400 gain nothing more."""
 _NARROWING = 8
@@ -174,7 +174,7 @@ class ProcessingLoop:
 
     def _allowed(self) -> int:
         """How many records to read, within the rate limit; waits for at least one."""
-        most = min(self._limit, _AT_ONCE)
+        most = min(self._limit, AT_ONCE)
         if self._bucket is None:
             return most
         while not (tokens := self._bucket.available(time.monotonic())):
