@@ -15,7 +15,6 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
@@ -33,7 +32,7 @@ from forebay.runtime.pacing import TokenBucket
 from forebay.runtime.restoring import Restorer
 from forebay.runtime.service import Replica
 from forebay.runtime.stage import DeadLetter, Outcome, PartitionStage
-from forebay.runtime.state import KeyedState, Mark, Origin, Position, Store, StoreDamaged
+from forebay.runtime.state import Mark, Origin, Position, State, Store, StoreDamaged
 from forebay.runtime.watching import TopicsWatch, missing
 
 log = structlog.get_logger()
@@ -66,7 +65,7 @@ class _Transaction:
 class _Written:
     """State changes that the open transaction holds."""
 
-    state: KeyedState[Any]
+    state: State
     topic: str
     changes: Mapping[bytes, bytes | None]
     position: Position
@@ -225,32 +224,33 @@ class ProcessingLoop:
             ingest_time = headers.ingest_time_ms(source.headers())
             if ingest_time is not None:
                 self._transaction.ingest_times_ms.append(ingest_time)
-            record = outcome.records[index]
             try:
                 self._producer.produce(
-                    self._stage.to, key=record["key"], value=record["value"], headers=headers.onward(source.headers())
+                    self._stage.to,
+                    key=outcome.keys[index],
+                    value=outcome.values[index],
+                    headers=headers.onward(source.headers()),
                 )
                 self._transaction.records_out += 1
             except Rejected as error:
                 self._dead_letter(DeadLetter(source, "too-large", str(error)))
             start = index + 1
-        self._queue(outcome, start, len(outcome.records))
+        self._queue(outcome, start, len(outcome.values))
         for letter in outcome.dead_letters:
             self._dead_letter(letter)
 
     def _queue(self, outcome: Outcome, start: int, end: int) -> None:
-        records = outcome.records if start == 0 and end == len(outcome.records) else outcome.records[start:end]
-        if not records:
+        if start == end:
             return
-        self._transaction.records_out += len(records)
+        whole = start == 0 and end == len(outcome.values)
+        keys, values = (outcome.keys, outcome.values) if whole else (outcome.keys[start:end], outcome.values[start:end])
+        self._transaction.records_out += end - start
         try:
-            self._producer.produce_batch(self._stage.to, records)
+            self._producer.produce_columns(self._stage.to, keys, values)
         except Rejected as error:
-            self._transaction.records_out -= len(error.rejected)
-            refused = {id(message) for message, _ in error.rejected}
-            for index in range(start, end):
-                if id(outcome.records[index]) in refused:
-                    self._dead_letter(DeadLetter(outcome.sources[index], "too-large", str(error)))
+            self._transaction.records_out -= len(error.places)
+            for place in error.places:
+                self._dead_letter(DeadLetter(outcome.sources[start + place], "too-large", str(error)))
 
     def _dead_letter(self, letter: DeadLetter, *, with_value: bool = True) -> None:
         message = letter.source
@@ -292,7 +292,7 @@ class ProcessingLoop:
             self._log_changes(name, partition, state)
             for partition in transaction.offsets
             for name, state in self._owned[partition].states.items()
-            if state.changed
+            if state.has_changes
         ]
         self._producer.send_offsets(
             self._stage.from_, transaction.offsets, self._reader.group_metadata(), metadata=self._metadata
@@ -304,14 +304,14 @@ class ProcessingLoop:
         self._widen(transaction)
         self._count(transaction, time.perf_counter() - begun)
 
-    def _log_changes(self, name: str, partition: int, state: KeyedState[Any]) -> _Written:
+    def _log_changes(self, name: str, partition: int, state: State) -> _Written:
         """Queue each changed key's last value; the last one says where in the input the state stands."""
         position = Position(self._lineage.input_id, self._transaction.offsets[partition])
         written = _Written(state, self._changelogs[name], state.changes(), position)
         *others, (key, value) = written.changes.items()
         try:
-            self._producer.produce_batch(
-                written.topic, [{"key": key, "value": value, "partition": partition} for key, value in others]
+            self._producer.produce_columns(
+                written.topic, [key for key, _ in others], [value for _, value in others], partition=partition
             )
             self._producer.produce(
                 written.topic,

@@ -340,10 +340,8 @@ class SourceLoop:
         try:
             self._producer.produce_batch(self._replica.stage.to, messages)
         except Rejected as error:
-            refused = {id(message) for message, _ in error.rejected}
-            for index, message in enumerate(messages, part.start):
-                if id(message) in refused:
-                    self._drop(batch, index, progress)
+            for place in error.places:
+                self._drop(batch, part.start + place, progress)
 
     def _produce_sample(self, batch: Batch, index: int, progress: Progress) -> None:
         message = batch.messages[index]

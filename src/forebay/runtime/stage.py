@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from forebay.kafka.group import Run
-from forebay.kafka.producer import Message
-from forebay.runtime.state import KeyedState
+from forebay.runtime.state import State
 
 
 class DeadLetter(NamedTuple):
@@ -23,10 +22,11 @@ class DeadLetter(NamedTuple):
 class Outcome:
     """What became of a run."""
 
-    records: list[Message]
-    """To write, in order: `key`, `value`, and `headers` on the few that have any."""
+    keys: Sequence[bytes | None]
+    """Of the records to write, in order."""
+    values: Sequence[bytes]
     with_headers: Sequence[int] = ()
-    """Indexes of the records that have headers, ascending."""
+    """Indexes of the records whose sources have headers, ascending."""
     sources: Sequence[Any] = ()
     """The consumed message of each record."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
@@ -37,7 +37,7 @@ class PartitionStage(Protocol):
     """A stage's work on one partition."""
 
     @property
-    def states(self) -> dict[str, KeyedState[Any]]:
+    def states(self) -> dict[str, State]:
         """State of each stateful transform, by the transform's name."""
 
     def process(self, run: Run) -> Outcome:

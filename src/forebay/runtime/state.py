@@ -137,6 +137,28 @@ def doubt(  # noqa: PLR0911 - a list of reasons
     return None
 
 
+class State(Protocol):
+    """Keyed state of one partition as the loop sees it: what a transaction changed, and what becomes of that."""
+
+    store: Store
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether the open transaction changed anything."""
+
+    def changes(self) -> dict[bytes, bytes | None]:
+        """Each changed key's last value, encoded."""
+
+    def committed(self, changes: Changes, mark: Mark) -> None:
+        """Write to the store what the broker has committed, and make room."""
+
+    def aborted(self) -> None:
+        """Forget what the transaction changed."""
+
+    def forget(self) -> None:
+        """Forget all live values: the store is about to change behind them."""
+
+
 class Live(Protocol):
     """A live value, which knows whether the open transaction has changed it."""
 
@@ -147,7 +169,7 @@ LiveT = TypeVar("LiveT", bound=Live)
 
 
 class KeyedState(Generic[LiveT]):
-    """The live values of one partition: a cache of the store, bounded by bytes, and what the open transaction changed.
+    """State whose live values are objects: a cache of the store, bounded by bytes, and what the open transaction changed.
 
     A transform looks into `live` itself, calls `load` for a key that is not there, and after changing a value whose
     `changed` is False sets it and appends (key, value) to `changed`: so a record costs no call.
@@ -174,13 +196,18 @@ class KeyedState(Generic[LiveT]):
         self.live[key] = value
         return value
 
+    @property
+    def has_changes(self) -> bool:
+        """See State."""
+        return bool(self.changed)
+
     def changes(self) -> dict[bytes, bytes | None]:
-        """Each changed key's last value, encoded."""
+        """See State."""
         encode = self._encode
         return {key: encode(value) for key, value in self.changed}
 
     def committed(self, changes: Changes, mark: Mark) -> None:
-        """Write to the store what the broker has committed, and make room."""
+        """See State."""
         self.store.write(changes, mark)
         for _key, value in self.changed:
             value.changed = False
@@ -188,13 +215,13 @@ class KeyedState(Generic[LiveT]):
         self._evict()
 
     def aborted(self) -> None:
-        """Forget what the transaction changed."""
+        """See State."""
         for key, _value in self.changed:
             self.live.pop(key, None)
         self.changed.clear()
 
     def forget(self) -> None:
-        """Forget all live values: the store is about to change behind them."""
+        """See State."""
         self.live.clear()
         self.changed.clear()
 

@@ -122,6 +122,12 @@ def test_a_field_that_is_there_already_is_replaced_and_the_others_are_not_touche
     assert json.loads(second) == {"t": 2, "mean": 1.5}
 
 
+def test_a_field_may_be_replaced_by_what_was_computed_from_it():
+    rows = Decoder(numbers=["t"], optional=[], outputs=["t"]).decode([message(b'{"t": 1}')])
+    rows.add("t", [0.5])
+    assert [json.loads(text) for text in rows.encoded()] == [{"t": 0.5}]
+
+
 def test_the_detail_never_holds_the_content():
     rows = decoder().decode([message(b'{"t": "secret"}')])
     assert "secret" not in rows.dead_letters[0].detail

@@ -9,18 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.errors import Refused
-from forebay.pipeline.spec import MovingAverage
-from forebay.runtime.state import KeyedState, Mark, MemoryStore, Origin
-from forebay_processor.transforms.moving_average import MovingAverageTransform, Window, decode
+from forebay.runtime.state import Mark, MemoryStore, Origin
+from forebay_processor.transforms.windows import Windows, decode
 
 MARK = Mark(Origin("id", 1), 1, 0)
 NUMBERS = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 SIZES = st.integers(min_value=1, max_value=12)
-
-
-def values_of(window: Window) -> list[float]:
-    """Oldest first."""
-    return list(window.values[window.next :] + window.values[: window.next])
 
 
 def near(wanted):
@@ -28,19 +22,12 @@ def near(wanted):
     return pytest.approx(wanted, rel=1e-12, abs=1e-8)
 
 
-def state_of(store: MemoryStore, size: int, cache_bytes: int = 1 << 20) -> KeyedState[Window]:
-    return KeyedState(
-        store,
-        decode=lambda data: decode(data, size),
-        encode=Window.encode,
-        value_bytes=1_000,
-        cache_bytes=cache_bytes,
-    )
+def state_of(store: MemoryStore, size: int, cache_bytes: int = 1 << 20) -> Windows:
+    return Windows(store, size=size, cache_bytes=cache_bytes)
 
 
-def means(state: KeyedState[Window], size: int, records: list[tuple[bytes, float]]) -> list[float]:
-    transform = MovingAverageTransform(MovingAverage(field="t", window=size, output="mean"), state)
-    return transform._means([key for key, _ in records], [number for _, number in records])
+def means(state: Windows, records: list[tuple[bytes, float]]) -> list[float]:
+    return state.means([key for key, _ in records], [number for _, number in records])
 
 
 @given(
@@ -62,7 +49,7 @@ def test_means_are_those_of_a_naive_deque_through_commits_aborts_and_evictions(s
             recent = tried.setdefault(key, deque(maxlen=size))
             recent.append(number)
             wanted.append(fsum(recent) / len(recent))
-        assert means(state, size, records) == near(wanted)
+        assert means(state, records) == near(wanted)
         if commits:
             state.committed(state.changes(), MARK)
             naive.update(tried)
@@ -70,38 +57,38 @@ def test_means_are_those_of_a_naive_deque_through_commits_aborts_and_evictions(s
             state.aborted()
         if forgets:
             state.forget()
-    assert {key: values_of(decode(store.get(key), size)) for key in naive} == {
+    assert {key: decode(store.get(key), size).tolist() for key in naive} == {
         key: list(each) for key, each in naive.items()
     }
 
 
 @given(numbers=st.lists(NUMBERS, max_size=40), size=SIZES, other=SIZES)
 def test_a_window_that_grows_or_shrinks_keeps_the_latest_values(numbers, size, other):
-    window = Window([])
-    state = state_of(MemoryStore(), size)
-    state.live[b"k"] = window
-    means(state, size, [(b"k", number) for number in numbers])
+    store = MemoryStore()
+    state = state_of(store, size)
+    means(state, [(b"k", number) for number in numbers])
+    state.committed(state.changes(), MARK)
 
-    changed = decode(window.encode(), other)
-
-    latest = numbers[-size:][-other:] if numbers else []
-    assert values_of(changed) == latest
-    state = state_of(MemoryStore(), other)
-    state.live[b"k"] = changed
-    (mean,) = means(state, other, [(b"k", 7.0)])
+    latest = numbers[-size:][-other:]
+    assert decode(store.get(b"k"), other).tolist() == latest
+    (mean,) = means(state_of(store, other), [(b"k", 7.0)])
     wanted = [*latest, 7.0][-other:]
     assert mean == near(fsum(wanted) / len(wanted))
 
 
-@given(numbers=st.lists(NUMBERS, max_size=30), size=SIZES)
-def test_what_is_encoded_is_decoded(numbers, size):
-    state = state_of(MemoryStore(), size)
-    state.live[b"k"] = Window([])
-    means(state, size, [(b"k", number) for number in numbers])
-    window = state.live[b"k"]
-    again = decode(window.encode(), size)
-    assert (again.values, again.next) == (window.values, window.next)
-    assert values_of(again) == numbers[-size:]
+def test_a_ring_is_decoded_from_its_oldest_value_on():
+    assert decode(struct.pack("<BI3d", 1, 1, 30.0, 10.0, 20.0), 3).tolist() == [10.0, 20.0, 30.0]
+
+
+def test_the_live_windows_are_bounded_and_what_was_dropped_is_read_again():
+    store = MemoryStore()
+    state = state_of(store, 2, cache_bytes=0)
+    for number in range(5):
+        keys = [b"key-%d" % key for key in range(number * 700, (number + 1) * 700)]
+        assert state.means(keys, [1.0] * 700) == [1.0] * 700
+        state.committed(state.changes(), MARK)
+        assert len(state) <= 1_000
+    assert means(state, [(b"key-0", 3.0), (b"key-3499", 5.0), (b"new", 7.0)]) == [2.0, 3.0, 7.0]
 
 
 @pytest.mark.parametrize(
@@ -123,5 +110,5 @@ def test_what_another_version_wrote_is_refused(data):
 
 def test_one_absurd_value_leaves_no_trace_once_it_has_left_the_window():
     state = state_of(MemoryStore(), 3)
-    found = means(state, 3, [(b"k", number) for number in (1e300, 0.1, 0.2, 0.3)])
+    found = means(state, [(b"k", number) for number in (1e300, 0.1, 0.2, 0.3)])
     assert found[-1] == near(0.2)

@@ -7,12 +7,13 @@ from forebay.kafka import columns
 from forebay.kafka.group import Run
 from forebay.pipeline.spec import Processor, Transform
 from forebay.runtime.stage import Outcome
-from forebay.runtime.state import KeyedState, Store
+from forebay.runtime.state import KeyedState, State, Store
 from forebay_processor import rows as forms
-from forebay_processor.transforms import moving_average, python
+from forebay_processor.transforms import python
 from forebay_processor.transforms.filtering import FilterTransform
 from forebay_processor.transforms.moving_average import MovingAverageTransform
 from forebay_processor.transforms.python import PythonStep
+from forebay_processor.transforms.windows import Windows
 
 Opener = Callable[[Transform], Store]
 """Opens the store of a stateful transform for the partition at hand."""
@@ -22,7 +23,7 @@ class Chain:
     """The stage's work on one partition."""
 
     def __init__(self, processor: Processor, open_store: Opener, *, cache_bytes: int) -> None:
-        self._states: dict[str, KeyedState[Any]] = {}
+        self._states: dict[str, State] = {}
         self._steps: list[Any] = []
         for transform in processor.transforms:
             if transform.is_stateful:
@@ -31,7 +32,7 @@ class Chain:
         self._decode = _decoder(processor)
 
     @property
-    def states(self) -> dict[str, KeyedState[Any]]:
+    def states(self) -> dict[str, State]:
         """State of each stateful transform, by name."""
         return self._states
 
@@ -41,10 +42,10 @@ class Chain:
         rows = self._decode(run.messages)
         for step in self._steps:
             step.apply(rows)
-        texts = rows.encoded()
-        records = [{"key": key, "value": text} for key, text in zip(rows.keys, texts, strict=True)]
+        values = rows.encoded()
         return Outcome(
-            records=records,
+            keys=rows.keys,
+            values=values,
             with_headers=columns.with_headers(rows.sources),
             sources=rows.sources,
             dead_letters=rows.dead_letters,
@@ -55,23 +56,16 @@ class Chain:
         return sum(getattr(step, "dropped", 0) for step in self._steps)
 
 
-def _state(transform: Transform, store: Store, cache_bytes: int) -> KeyedState[Any]:
+def _state(transform: Transform, store: Store, cache_bytes: int) -> State:
     if transform.moving_average is not None:
-        window = transform.moving_average.window
-        return KeyedState(
-            store,
-            decode=lambda data: moving_average.decode(data, window),
-            encode=moving_average.Window.encode,
-            value_bytes=moving_average.WINDOW_BYTES + moving_average.FLOAT_BYTES * window,
-            cache_bytes=cache_bytes,
-        )
+        return Windows(store, size=transform.moving_average.window, cache_bytes=cache_bytes)
     return KeyedState(
         store, decode=python.decode, encode=python.encode, value_bytes=python.VALUE_BYTES, cache_bytes=cache_bytes
     )
 
 
-def _step(transform: Transform, state: KeyedState[Any] | None) -> Any:
-    if transform.moving_average is not None and state is not None:
+def _step(transform: Transform, state: Any) -> Any:
+    if transform.moving_average is not None:
         return MovingAverageTransform(transform.moving_average, state)
     if transform.filter is not None:
         return FilterTransform(transform.filter)
