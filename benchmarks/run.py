@@ -22,6 +22,7 @@ from subjects import (
     Floor,
     Forebay,
     KafkaStreams,
+    KafkaStreamsByHand,
     Naive,
     QuixStreams,
     Subject,
@@ -43,6 +44,7 @@ FULL = {
     "naive": Amounts(warm_up=250_000, measured=1_000_000),
     "quix_streams": Amounts(warm_up=100_000, measured=400_000),
     "kafka_streams": Amounts(warm_up=1_000_000, measured=3_000_000),
+    "kafka_streams_by_hand": Amounts(warm_up=1_000_000, measured=3_000_000),
 }
 QUICK = {
     "forebay": Amounts(warm_up=500_000, measured=1_500_000),
@@ -50,6 +52,7 @@ QUICK = {
     "naive": Amounts(warm_up=100_000, measured=300_000),
     "quix_streams": Amounts(warm_up=50_000, measured=100_000),
     "kafka_streams": Amounts(warm_up=1_000_000, measured=1_000_000),
+    "kafka_streams_by_hand": Amounts(warm_up=1_000_000, measured=1_000_000),
 }
 """The slow ones get fewer records. Only Java needs a long warm-up: its compiler works on while it runs."""
 
@@ -59,7 +62,7 @@ def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every process is ended on this way, too
     forebay = Forebay()
-    subjects: list[Subject] = [forebay, Floor(forebay), Naive(), QuixStreams(), KafkaStreams()]
+    subjects: list[Subject] = [forebay, Floor(forebay), Naive(), QuixStreams(), KafkaStreams(), KafkaStreamsByHand()]
     subjects = [each for each in subjects if not options.only or each.name in options.only]
     amounts = QUICK if options.quick else FULL
     begun = time.monotonic()

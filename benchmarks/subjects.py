@@ -109,9 +109,10 @@ class Stage:
         create_topics(self.bootstrap, self.pipeline)
 
     def delete_topics(self) -> None:
-        """All but the input."""
+        """All but the input and its dead letters, which every run shares."""
+        kept = (self.input, names.dead_letter_topic(self.processor))
         Admin({"bootstrap.servers": self.bootstrap}).delete_topics(
-            [name for name in planning.names_of(self.pipeline) if name != self.input]
+            [name for name in planning.names_of(self.pipeline) if name not in kept]
         )
 
     def start(self, ordinal: int = 0) -> Child:
@@ -386,10 +387,12 @@ class QuixStreams(Peer):
 
 
 class KafkaStreams(Peer):
-    """The Java stream processor, in the Java runtime that the broker runs in."""
+    """The Java stream processor, in the Java runtime that the broker runs in; written as its users do, with typed serdes."""
 
     name = "kafka_streams"
     title = "Kafka Streams 4.1.1"
+    _style = "typed"
+    _serdes = "text keys; Jackson binds readings to records; windows as arrays of doubles"
     _source = HERE / "kafka_streams"
     _built = SETUP / "bench-kafka-streams"
     _java = ("-Xms1g", "-Xmx1g", "-XX:+UseParallelGC")
@@ -406,21 +409,22 @@ class KafkaStreams(Peer):
     }
 
     def prepare(self) -> None:
-        """Maven fetches the jars, javac compiles the one source file."""
+        """Maven fetches the jars, javac compiles the sources."""
         missing = [name for name in ("mvn", "javac") if shutil.which(name) is None]
         if missing:
             raise Unavailable(f"needs {' and '.join(missing)}: install Maven and a JDK of version 17 or newer")
-        sources = [self._source / "pom.xml", self._source / "Averages.java"]
-        digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+        pom = self._source / "pom.xml"
+        sources = sorted(self._source.glob("*.java"))
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in (pom, *sources))).hexdigest()
         done = self._built / "built"
         if done.exists() and done.read_text() == digest:
             return
         shutil.rmtree(self._built, ignore_errors=True)
         self._built.mkdir(parents=True)
-        fetch = ["mvn", "-q", "-B", "-f", str(sources[0]), "dependency:copy-dependencies"]
+        fetch = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
         _must([*fetch, f"-DoutputDirectory={self._built / 'libs'}"], "fetching Kafka Streams by Maven")
         compiling = ["javac", "--release", "17", "-cp", f"{self._built / 'libs'}/*", "-d", str(self._built / "classes")]
-        _must([*compiling, str(sources[1])], "compiling the Kafka Streams peer")
+        _must([*compiling, *map(str, sources)], "compiling the Kafka Streams peer")
         done.write_text(digest)
 
     def settings(self) -> Mapping[str, str]:
@@ -428,7 +432,7 @@ class KafkaStreams(Peer):
         return {
             "guarantee": "exactly_once_v2; RocksDB, changelog, cached store",
             "java": " ".join(self._java),
-            "serdes": "bytes; Jackson's streaming parser decodes one field; the mean is appended to the text",
+            "serdes": self._serdes,
             **{name: value for name, value in self._application.items() if name != "processing.guarantee"},
             **_producer_words(Delivery()),
         }
@@ -452,11 +456,20 @@ class KafkaStreams(Peer):
         logging = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
         native = "--enable-native-access=ALL-UNNAMED"
         classes = f"{self._built / 'classes'}:{self._built / 'libs'}/*"
-        return [str(JAVA), *self._java, native, logging, "-cp", classes, "Averages", str(file)]
+        return [str(JAVA), *self._java, native, logging, "-cp", classes, "Averages", str(file), self._style]
 
     def own_topics(self, group: str, bench: Bench) -> list[str]:  # noqa: ARG002
         """See Peer."""
         return [f"{group}-avg-changelog"]
+
+
+class KafkaStreamsByHand(KafkaStreams):
+    """The same, as a specialist would tune the code for this one task."""
+
+    name = "kafka_streams_by_hand"
+    title = "the same, by hand"
+    _style = "bytes"
+    _serdes = "bytes; Jackson's streaming parser decodes one field; the mean is appended to the text"
 
 
 # -- shared -------------------------------------------------------------------------------------------------------------

@@ -25,11 +25,12 @@ import org.apache.kafka.streams.state.KeyValueStore;
 import org.apache.kafka.streams.state.Stores;
 
 /**
- * Kafka Streams as a peer: the mean of each device's last values, appended to the reading.
+ * Kafka Streams as a peer: the mean of each device's last values, added to the reading.
  *
- * <p>Tuned by hand: keys and values stay bytes, a streaming parser decodes one field of the text, the mean is written behind the
- * text as it came, and the window is a byte array that the store keeps as it is. The first argument is a properties file:
- * {@code input}, {@code output}, {@code window} and Kafka Streams' own.
+ * <p>The first argument is a properties file: {@code input}, {@code output}, {@code window} and Kafka Streams' own. The second one
+ * says how it is written: {@code typed} as its users do ({@link TypedAverages}), {@code bytes} tuned by hand: keys and values stay
+ * bytes, a streaming parser decodes one field of the text, the mean is written behind the text as it came, and the window is a
+ * byte array that the store keeps as it is.
  */
 public final class Averages {
     private static final String STORE = "avg";
@@ -39,16 +40,29 @@ public final class Averages {
         try (Reader reader = Files.newBufferedReader(Path.of(arguments[0]))) {
             properties.load(reader);
         }
+        String input = properties.getProperty("input");
+        String output = properties.getProperty("output");
         int window = Integer.parseInt(properties.getProperty("window"));
         StreamsBuilder builder = new StreamsBuilder();
+        if (arguments[1].equals("typed")) {
+            TypedAverages.build(builder, input, output, window);
+        } else {
+            build(builder, input, output, window);
+        }
+        run(builder, properties);
+    }
+
+    private static void build(StreamsBuilder builder, String input, String output, int window) {
         builder.addStateStore(
                 Stores.keyValueStoreBuilder(
                                 Stores.persistentKeyValueStore(STORE), Serdes.ByteArray(), Serdes.ByteArray())
                         .withCachingEnabled());
-        builder.stream(properties.getProperty("input"), Consumed.with(Serdes.ByteArray(), Serdes.ByteArray()))
+        builder.stream(input, Consumed.with(Serdes.ByteArray(), Serdes.ByteArray()))
                 .processValues(() -> new MovingAverage(window), STORE)
-                .to(properties.getProperty("output"), Produced.with(Serdes.ByteArray(), Serdes.ByteArray()));
+                .to(output, Produced.with(Serdes.ByteArray(), Serdes.ByteArray()));
+    }
 
+    private static void run(StreamsBuilder builder, Properties properties) {
         KafkaStreams streams = new KafkaStreams(builder.build(), properties);
         streams.setUncaughtExceptionHandler(
                 error -> {
