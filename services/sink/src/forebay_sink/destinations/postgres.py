@@ -6,7 +6,7 @@ idle transaction after 15 s. Once it goes on, its connection is gone or its move
 its batch is stored.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from psycopg.types.json import set_json_dumps
 from forebay.errors import LostOwnership, MissingSecret, Refused, TryLater
 from forebay.kafka.settings import read_secret
 from forebay.pipeline.spec import FieldType, Postgres, SecretRef
-from forebay.runtime.stage import DeadLetter
 from forebay.runtime.storing import Move, Unstorable
 from forebay_sink import tables
+from forebay_sink.destinations.database import DatabaseTable
 from forebay_sink.owner import POSITIONS_TABLE, Owner
-from forebay_sink.rows import Fields, Row, RowDecoder
+from forebay_sink.rows import Fields, Row
 from forebay_sink.tables import Dialect, Found
 
 DIALECT = Dialect(
@@ -55,76 +55,50 @@ _SETUP_LOCK = 0x666F7265626179
 """Advisory lock: replicas that start together create tables one after the other."""
 
 
-class PostgresTable:
-    """A sink's table, and the positions beside it in its schema. `fields` None: the columns are key and value."""
+class PostgresTable(DatabaseTable[psycopg.Connection[Any]]):
+    """A sink's table, and the positions beside it in its schema; the Secret is read anew for each connection."""
+
+    errors = psycopg.Error
 
     def __init__(self, spec: Postgres, *, secrets: Path | None, fields: Fields | None, owner: Owner) -> None:
-        self._spec, self._secrets, self._owner = spec, secrets, owner
-        self._decoder = RowDecoder(fields, refuses_nul=True)
-        self._connection: psycopg.Connection[Any] | None = None
-        self._topic_id = ""
+        super().__init__(fields=fields, owner=owner, dialect=DIALECT, refuses_nul=True)
+        self._spec, self._secrets = spec, secrets
         self._table = sql.Identifier(spec.db_schema, spec.table)
         self._positions = sql.Identifier(spec.db_schema, POSITIONS_TABLE)
         self._types = [DIALECT.created(field) for field in self._decoder.fields]
-        tables.check_names(self._decoder.fields, DIALECT)
-
-    def prepare(self, topic_id: str) -> None:
-        """Connect with the Secret as it is now, create or check the table."""
-        self._topic_id = topic_id
-        if self._connection is None:
-            self._connection = self._connect()
-            self._guarded(self._prepare_tables)
-
-    def positions(self, partitions: Collection[int]) -> Mapping[int, int | None]:
-        """What the database holds."""
-        owner, numbers = self._owner, sorted(partitions)
-
-        def read() -> dict[int, int | None]:
-            self._sql.execute(
-                sql.SQL("INSERT INTO {} SELECT %s, %s, %s, %s, unnest(%s::int[]), NULL ON CONFLICT DO NOTHING").format(
-                    self._positions
-                ),
-                [owner.pipeline, owner.sink, owner.topic, self._topic_id, numbers],
-            )
-            return dict(
-                self._sql.execute(
-                    sql.SQL(
-                        'SELECT "partition", next_offset FROM {} '
-                        'WHERE pipeline = %s AND sink = %s AND topic_id = %s AND "partition" = ANY(%s)'
-                    ).format(self._positions),
-                    [owner.pipeline, owner.sink, self._topic_id, numbers],
-                ).fetchall()
-            )
-
-        return self._guarded(read)  # type: ignore[no-any-return]
-
-    def decode(self, messages: Sequence[Any]) -> tuple[list[Row], list[DeadLetter]]:
-        """Rows of the table."""
-        return self._decoder.decode(messages)
-
-    def store(self, rows: Sequence[Row], moves: Sequence[Move], before_commit: Callable[[], None]) -> None:
-        """Copy the rows and move the positions in one transaction."""
-
-        def transact() -> None:
-            with self._sql.transaction():
-                if rows:
-                    self._copy(rows)
-                before_commit()
-                self._move(moves)
-
-        self._guarded(transact)
-
-    def close(self) -> None:
-        """Close the connection; the server rolls back what is open."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.close()
 
     @property
-    def _sql(self) -> psycopg.Connection[Any]:
-        if self._connection is None:
-            raise TryLater("the database is not connected")
-        return self._connection
+    def _name(self) -> str:
+        return f"table {self._full_name}"
+
+    @staticmethod
+    def _words(error: BaseException) -> str:
+        return " ".join(str(error).split())
+
+    def _read_positions(self, partitions: Sequence[int]) -> dict[int, int | None]:
+        owner, numbers = self._owner, list(partitions)
+        self._sql.execute(
+            sql.SQL("INSERT INTO {} SELECT %s, %s, %s, %s, unnest(%s::int[]), NULL ON CONFLICT DO NOTHING").format(
+                self._positions
+            ),
+            [owner.pipeline, owner.sink, owner.topic, self._topic_id, numbers],
+        )
+        return dict(
+            self._sql.execute(
+                sql.SQL(
+                    'SELECT "partition", next_offset FROM {} '
+                    'WHERE pipeline = %s AND sink = %s AND topic_id = %s AND "partition" = ANY(%s)'
+                ).format(self._positions),
+                [owner.pipeline, owner.sink, self._topic_id, numbers],
+            ).fetchall()
+        )
+
+    def _transact(self, rows: Sequence[Row], moves: Sequence[Move], before_commit: Callable[[], None]) -> None:
+        with self._sql.transaction():
+            if rows:
+                self._copy(rows)
+            before_commit()
+            self._move(moves)
 
     def _connect(self) -> psycopg.Connection[Any]:
         parameters = connection_parameters(self._secrets, self._spec.secret_ref)
@@ -136,7 +110,7 @@ class PostgresTable:
             if "SSL" in str(error):
                 cure = "check sslmode and ca.crt in the Secret (sslmode: disable is for a server without TLS)"
             raise TryLater(
-                f"PostgreSQL of Secret {self._spec.secret_ref.name!r} cannot be reached: {_one_line(error)}: {cure}"
+                f"PostgreSQL of Secret {self._spec.secret_ref.name!r} cannot be reached: {self._words(error)}: {cure}"
             ) from None  # libpq's own words, which hold no password; the cause's frames would
         set_json_dumps(_unchanged, connection)
         return connection
@@ -148,9 +122,11 @@ class PostgresTable:
             if self._sql.execute("SELECT to_regnamespace(%s)", [schema]).fetchone() == (None,):
                 raise TryLater(f"there is no schema {self._spec.db_schema}: create it with CREATE SCHEMA {schema}")
             if (kind := self._kind_of(self._spec.table)) is None:
-                self._sql.execute(tables.create(self._name, self._decoder.fields, DIALECT))
+                self._sql.execute(tables.create(self._full_name, self._decoder.fields, DIALECT))
             elif kind not in ("r", "p", "f"):
-                raise Refused(f"{self._name} is no table: name a table in the destination, rows are copied into it")
+                raise Refused(
+                    f"{self._full_name} is no table: name a table in the destination, rows are copied into it"
+                )
             else:
                 self._check()
             if self._kind_of(POSITIONS_TABLE) is None:
@@ -162,7 +138,7 @@ class PostgresTable:
                 )
 
     @property
-    def _name(self) -> str:
+    def _full_name(self) -> str:
         return f"{tables.quoted(self._spec.db_schema)}.{tables.quoted(self._spec.table)}"
 
     def _kind_of(self, table: str) -> str | None:
@@ -178,10 +154,10 @@ class PostgresTable:
             "SELECT attname, format_type(atttypid, NULL), attnotnull AND NOT atthasdef AND attidentity = '', "
             "attgenerated <> '' OR attidentity = 'a' FROM pg_attribute "
             "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-            [self._name],
+            [self._full_name],
         ).fetchall()
         columns = {name: Found(name, kind, must_be_given=bare, is_generated=own) for name, kind, bare, own in found}
-        tables.check(self._name, self._decoder.fields, columns.values(), DIALECT)
+        tables.check(self._full_name, self._decoder.fields, columns.values(), DIALECT)
         self._types = [columns[field.name].type for field in self._decoder.fields]
 
     def _copy(self, rows: Sequence[Row]) -> None:
@@ -197,7 +173,7 @@ class PostgresTable:
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except psycopg.Error as error:
             if _is_refusal(error):
-                raise Unstorable("rejected-by-database", _one_line(error)) from error
+                raise Unstorable("rejected-by-database", self._words(error)) from error
             raise
 
     def _move(self, moves: Sequence[Move]) -> None:
@@ -213,13 +189,6 @@ class PostgresTable:
         ).rowcount
         if moved != len(moves):
             raise LostOwnership(f"{len(moves) - moved} of {len(moves)} partitions were moved on by another process")
-
-    def _guarded(self, action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except psycopg.Error as error:
-            self.close()
-            raise TryLater(f"table {self._name} cannot be used: {_one_line(error)}") from error
 
 
 def connection_parameters(secrets: Path | None, ref: SecretRef) -> dict[str, Any]:
@@ -261,7 +230,3 @@ def _is_refusal(error: psycopg.Error) -> bool:
 def _unchanged(document: Any) -> str:
     """JSON columns are given JSON text."""
     return str(document)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
