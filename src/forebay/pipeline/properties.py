@@ -19,6 +19,8 @@ class Bounds:
 
 _INT32 = 2**31 - 1
 
+# `socket.timeout.ms` stays above the 15 s of a transaction: a request that times out is repeated by librdkafka itself, the end
+# of a transaction too, and a repeated one that comes late could end the next. Before that the producer is thrown away.
 CLIENT = {
     "broker.address.ttl": Bounds(0, 86_400_000),
     "connections.max.idle.ms": Bounds(0, _INT32),
@@ -30,7 +32,7 @@ CLIENT = {
     "socket.connection.setup.timeout.ms": Bounds(1_000, _INT32),
     "socket.receive.buffer.bytes": Bounds(0, 100_000_000),
     "socket.send.buffer.bytes": Bounds(0, 100_000_000),
-    "socket.timeout.ms": Bounds(1_000, 300_000),
+    "socket.timeout.ms": Bounds(20_000, 300_000),
     "topic.metadata.refresh.interval.ms": Bounds(1_000, 3_600_000),
 }
 """For every client."""

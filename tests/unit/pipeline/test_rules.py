@@ -247,11 +247,17 @@ def fitting(name: str, value: int) -> dict[str, str]:
     return partners.get(name, {})
 
 
-def test_properties_reach_the_client_that_understands_them():
-    chosen = {"fetch.min.bytes": "1", "message.max.bytes": "2000", "socket.timeout.ms": "3000"}
+def test_no_request_is_repeated_while_its_transaction_may_still_be_open():
+    from forebay.kafka import settings
 
-    assert properties.for_consumer(chosen) == {"fetch.min.bytes": "1", "socket.timeout.ms": "3000"}
-    assert properties.for_producer(chosen) == {"message.max.bytes": "2000", "socket.timeout.ms": "3000"}
+    assert properties.CLIENT["socket.timeout.ms"].low > settings.TRANSACTION_TIMEOUT_MS
+
+
+def test_properties_reach_the_client_that_understands_them():
+    chosen = {"fetch.min.bytes": "1", "message.max.bytes": "2000", "socket.timeout.ms": "30000"}
+
+    assert properties.for_consumer(chosen) == {"fetch.min.bytes": "1", "socket.timeout.ms": "30000"}
+    assert properties.for_producer(chosen) == {"message.max.bytes": "2000", "socket.timeout.ms": "30000"}
 
 
 @pytest.mark.parametrize(("length", "fits"), [(35, True), (36, False)])
