@@ -5,6 +5,7 @@ where waiting may help, and Refused where a person must act.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -261,7 +262,7 @@ class Admin:
 
     def _unreachable(self) -> TryLater:
         complaint = self._complaint
-        reason = f"{complaint.str()}: " if complaint is not None else ""
+        reason = f"{_cause(complaint)}: " if complaint is not None else ""
         tls = complaint is not None and complaint.code() == KafkaError._SSL  # noqa: SLF001 - the public name of the code
         cure = (
             "check tls and its Secrets"
@@ -295,6 +296,11 @@ _FORBIDDEN = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
+
+
+def _cause(complaint: KafkaError) -> str:
+    """What librdkafka reports about a connection; without its measurements the same cause has the same words."""
+    return re.sub(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)", "", complaint.str())
 
 
 def _is_login(error: KafkaError) -> bool:

@@ -157,16 +157,17 @@ ResultT = TypeVar("ResultT")
 
 
 def _wait_for(attempt: Callable[[], ResultT], stopping: Stopping, health: Health) -> ResultT | None:
-    said = ""
+    said: set[str] = set()
     while not stopping:
         health.beat()
         try:
             return attempt()
         except (MissingSecret, TryLater) as error:
-            if str(error) != said:
-                said = str(error)
-                log.warning("waiting", reason=said)
-            health.not_ready(said)
+            reason = str(error)
+            if reason not in said:
+                said.add(reason)
+                log.warning("waiting", reason=reason)
+            health.not_ready(reason)
         stopping.wait(_RETRY_S)
     return None
 
