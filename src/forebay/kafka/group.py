@@ -83,6 +83,7 @@ class GroupReader:
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
         self._failure: BaseException | None = None
         self._rebalanced = False
+        self._properties = properties
         self._consumer = Consumer({**properties, "error_cb": ClientErrors()})
         self._consumer.subscribe(
             [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._assignment_lost
@@ -134,17 +135,27 @@ class GroupReader:
         }
 
     def _ask_for_committed(self, wanted: list[TopicPartition]) -> list[TopicPartition]:
-        """Ask until answered: a coordinator that moves or loads its offsets is no reason to give up."""
+        """Ask until answered: a coordinator that moves or loads its offsets is no reason to give up.
+
+        A client of its own asks. In librdkafka 2.16 fetched records hold on to the broker that they came from: when Kafka
+        has declared that one dead, the member's client finds no way back to it before they are read, and nobody reads here.
+        """
         end = time.monotonic() + COMMITTED_TIMEOUT_S
-        while True:
-            try:
-                return self._consumer.committed(wanted, timeout=max(0.1, end - time.monotonic()))
-            except KafkaException as exception:
-                error = exception.args[0]
-                if time.monotonic() > end or error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                    raise TryLater(f"committed offsets of {self.topic} cannot be read: {error.str()}") from exception
-                log.info("waiting for committed offsets", topic=self.topic, reason=error.str())
-                time.sleep(0.2)
+        asking = Consumer(self._properties)
+        try:
+            while True:
+                try:
+                    return asking.committed(wanted, timeout=max(0.1, end - time.monotonic()))
+                except KafkaException as exception:
+                    error = exception.args[0]
+                    if time.monotonic() > end or error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                        raise TryLater(
+                            f"committed offsets of {self.topic} cannot be read: {error.str()}"
+                        ) from exception
+                    log.info("waiting for committed offsets", topic=self.topic, reason=error.str())
+                    time.sleep(0.2)
+        finally:
+            asking.close()
 
     def rewind(self, offsets: Mapping[int, int | None]) -> None:
         """Continue the owned partitions among these at the offsets (None: `start_from`); what was fetched is dropped.
