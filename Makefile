@@ -27,11 +27,11 @@ unit: .setup/dev ## Run the tests without IO
 
 .PHONY: faults
 faults: .setup/dev ## Injure the processor for real (kill -9, stopped brokers, full disks ...): the set of 10 minutes
-	@$(BIN)/python -m pytest tests/faults -m "not long"
+	@$(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 tests/faults -m "not long"
 
 .PHONY: faults-all
 faults-all: .setup/dev ## All faults, long cases at full length
-	@$(BIN)/python -m pytest tests/faults
+	@$(BIN)/python -m pytest -n 4 --dist load --maxschedchunk 1 tests/faults
 
 .PHONY: bench
 bench: .setup/dev ## Measure the processor beside the client's floor, a naive loop, Quix Streams and Kafka Streams

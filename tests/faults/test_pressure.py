@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from promises import HEALED_S
 from services import until
 from world import AVERAGE, World, assert_exactly_once, assert_no_open_transactions, readings
 
@@ -25,7 +26,7 @@ def resident_mebibytes(pid: int) -> int:
 
 @pytest.mark.parametrize(
     ("pauses", "count"),
-    [(3, 60_000), pytest.param(12, 400_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])],
+    [(3, 60_000), pytest.param(12, 400_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])],
     ids=["quick", "long"],
 )
 def test_25_a_full_queue_is_back_pressure(kafka, tmp_path, pauses, count):
@@ -47,7 +48,7 @@ def test_25_a_full_queue_is_back_pressure(kafka, tmp_path, pauses, count):
                 os.kill(kafka.pid, signal.SIGCONT)
             time.sleep(1)
         writing.join()
-        until(world.drained, what="everything processed", deadline_s=90)
+        until(world.drained, what="everything processed", deadline_s=HEALED_S + count / 1_000)
         at_last = resident_mebibytes(service.process.pid)
         assert service.stop() == 0
 

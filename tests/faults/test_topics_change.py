@@ -16,6 +16,7 @@ from services import until
 from world import (
     AVERAGE,
     World,
+    assert_all_is_right,
     assert_exactly_once,
     assert_no_open_transactions,
     assert_state_is_the_input_folded,
@@ -281,8 +282,7 @@ def test_22_records_that_were_deleted_before_they_were_processed(kafka, tmp_path
         until(world.drained, what="what is left processed")
         assert service.stop() == 0
     seen = [*records[:1_000], *records[2_000:]]
-    assert_exactly_once(world, seen)
-    assert_state_is_the_input_folded(world, seen, tmp_path / "enrich-0")
+    assert_all_is_right(world, seen, tmp_path / "enrich-0")
 
 
 @pytest.mark.parametrize("disk", ["enrich-0", "elsewhere"], ids=["same-disk", "new-disk"])
@@ -293,8 +293,7 @@ def test_22_a_group_that_was_deleted_goes_on_where_its_state_stands(kafka, tmp_p
     processed(world, records[:2_000])
     delete_group(world)
     processed(world, records[2_000:], FOREBAY_DATA=str(tmp_path / disk))
-    assert_exactly_once(world, records)
-    assert_state_is_the_input_folded(world, records, tmp_path / disk)
+    assert_all_is_right(world, records, tmp_path / disk)
 
 
 def test_22_offsets_set_back_below_the_state_are_refused(kafka, tmp_path):

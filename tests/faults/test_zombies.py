@@ -1,4 +1,4 @@
-"""Processors that have lost their right to commit and do not know it yet (cases 5, 6, 12 and 13)."""
+"""Processors that have lost their right to commit and do not know it yet. Cases 5, 6, 12 and 13."""
 
 import json
 import os
@@ -9,31 +9,14 @@ import psutil
 import pytest
 from crashing import breaking
 from load import Load, members, until_every_partition_progresses
+from promises import SESSION_S, TAKEN_OVER_S, TRANSACTION_S
 from services import until
-from world import (
-    AVERAGE,
-    World,
-    assert_exactly_once,
-    assert_no_open_transactions,
-    assert_order_per_key,
-    assert_state_is_the_input_folded,
-)
+from world import AVERAGE, World, assert_all_is_right, assert_no_open_transactions
 
 pytestmark = pytest.mark.timeout(300)
 
 BEFORE_OFFSETS = "<forebay.kafka.producer:TransactionalProducer.send_offsets"
 BEFORE_COMMIT = "<forebay.kafka.producer:TransactionalProducer.commit"
-
-SESSION_S = 10
-TRANSACTION_S = 15
-TAKEN_OVER_S = 20
-
-
-def assert_all_is_right(world: World, records) -> None:
-    assert_exactly_once(world, records)
-    assert_order_per_key(world)
-    assert_no_open_transactions(world)
-    assert_state_is_the_input_folded(world, records)
 
 
 def is_frozen(service) -> bool:
@@ -46,7 +29,7 @@ def has_let_go(service) -> bool:
     return "partitions lost" in service.log() or '"owned": 0, "event": "partitions revoked"' in service.log()
 
 
-def test_a_processor_that_slept_through_session_and_transaction_is_fenced_and_exits(kafka, tmp_path):
+def test_5_a_processor_that_slept_through_session_and_transaction_is_fenced_and_exits(kafka, tmp_path):
     world = World(kafka, tmp_path, AVERAGE, partitions=2)
     with breaking(world.service(0), BEFORE_COMMIT, 5, signal.SIGSTOP) as zombie, world.service(1) as successor:
         with Load(world) as load:
@@ -69,7 +52,7 @@ def test_a_processor_that_slept_through_session_and_transaction_is_fenced_and_ex
     assert_all_is_right(world, load.records)
 
 
-def test_of_two_processors_with_one_transactional_id_the_older_dies(kafka, tmp_path):
+def test_6_of_two_processors_with_one_transactional_id_the_older_dies(kafka, tmp_path):
     world = World(kafka, tmp_path, AVERAGE, partitions=2)
     with world.service() as older, Load(world) as load:
         until(lambda: older.metric("forebay_records_in_total"), what="the older one works")
@@ -91,26 +74,25 @@ def test_of_two_processors_with_one_transactional_id_the_older_dies(kafka, tmp_p
         pytest.param(BEFORE_COMMIT, id="before-commit", marks=pytest.mark.long),
     ],
 )
-def test_partitions_that_move_on_between_consume_and_commit(kafka, tmp_path, point):
+def test_12_partitions_that_move_on_between_consume_and_commit(kafka, tmp_path, point):
     """The transaction outlives the session: the broker would still take a commit under fresh group metadata."""
     world = World(kafka, tmp_path, AVERAGE, partitions=2)
-    with (
-        Load(world) as load,
-        breaking(world.service(0), point, 5, signal.SIGSTOP) as sleeper,
-        world.service(1) as successor,
-    ):
-        until(lambda: is_frozen(sleeper), what="the first is frozen in an open transaction")
-        frozen = time.monotonic()
-        until(lambda: members(world) == 2, what="both are members")
-        until(lambda: members(world) == 1, what="the sleeper was expelled", deadline_s=SESSION_S + 3)
-        assert time.monotonic() - frozen < TRANSACTION_S
-        sleeper.signal(signal.SIGCONT)
-        until(lambda: has_let_go(sleeper), what="the sleeper knows", deadline_s=TAKEN_OVER_S)
-        until(lambda: sleeper.metric("forebay_assigned_partitions") == 1, what="it is back", deadline_s=TAKEN_OVER_S)
-        until_every_partition_progresses(world, deadline_s=TAKEN_OVER_S)
-        load.stop()
-        until(world.drained, what="everything processed")
-        assert [sleeper.stop(), successor.stop()] == [0, 0]
+    with Load(world) as load, world.service(1) as successor:
+        until(lambda: successor.metric("forebay_assigned_partitions") == 2, what="one has both partitions")
+        with breaking(world.service(0), point, 5, signal.SIGSTOP) as sleeper:
+            until(lambda: is_frozen(sleeper), what="the other one is frozen in an open transaction")
+            frozen = time.monotonic()
+            until(lambda: members(world) == 1, what="the sleeper was expelled", deadline_s=SESSION_S + 3)
+            assert time.monotonic() - frozen < TRANSACTION_S
+            sleeper.signal(signal.SIGCONT)
+            until(lambda: has_let_go(sleeper), what="the sleeper knows", deadline_s=TAKEN_OVER_S)
+            until(
+                lambda: sleeper.metric("forebay_assigned_partitions") == 1, what="it is back", deadline_s=TAKEN_OVER_S
+            )
+            until_every_partition_progresses(world, deadline_s=TAKEN_OVER_S)
+            load.stop()
+            until(world.drained, what="everything processed")
+            assert [sleeper.stop(), successor.stop()] == [0, 0]
 
     assert_all_is_right(world, load.records)
 
@@ -129,7 +111,7 @@ def count(record):
 """
 
 
-def test_a_transform_slower_than_the_poll_interval(kafka, tmp_path):
+def test_13_a_transform_slower_than_the_poll_interval(kafka, tmp_path):
     """The member is expelled while its function computes: what it has made of the batch must never be seen."""
     (tmp_path / "usercode.py").write_text(SLOW_ONCE)
     transforms = """

@@ -6,6 +6,7 @@ import time
 import topics
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from promises import HEALED_S
 from services import until
 from world import World, readings
 
@@ -27,6 +28,7 @@ class Load:
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
                 "linger.ms": 5,
+                "log_level": 0,  # it would report every attempt to reach a broker that a test has stopped
             }
         )
         self._thread = threading.Thread(target=self._run)
@@ -72,7 +74,7 @@ def committed(world: World, timeout_s: float = 10) -> dict[int, int]:
         consumer.close()
 
 
-def until_every_partition_progresses(world: World, *, deadline_s: float) -> None:
+def until_every_partition_progresses(world: World, *, deadline_s: float = HEALED_S) -> None:
     """Wait until the group has committed all that is in the input now; there must be something in each partition."""
     deadline = time.monotonic() + deadline_s
 

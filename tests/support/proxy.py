@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 
+PRODUCE = 0
 INIT_PRODUCER_ID = 22
 ADD_PARTITIONS_TO_TXN = 24
 END_TXN = 26

@@ -5,8 +5,9 @@ import math
 import random
 import shutil
 from array import array
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import topics
@@ -87,6 +88,28 @@ def expected_averages(records, window: int = 10) -> dict[tuple[str, int], float]
         mean = math.fsum(recent) / len(recent)
         averages[value["device_id"], value["timestamp"]] = pytest.approx(mean, rel=1e-12, abs=1e-12)
     return averages
+
+
+class Tally(NamedTuple):
+    """What went wrong, in records."""
+
+    lost: int
+    duplicated: int
+    wrong: int
+    """With another mean than a reader of the whole input computes, or of no input at all."""
+
+
+def tally(world: World, records) -> Tally:
+    expected = expected_averages(records)
+    found = [json.loads(message.value()) for message in world.output()]
+    places = Counter((value["device_id"], value["timestamp"]) for value in found)
+    return Tally(
+        lost=len(expected.keys() - places.keys()),
+        duplicated=places.total() - len(places),
+        wrong=sum(
+            expected.get((value["device_id"], value["timestamp"])) != value["avg_temperature_c"] for value in found
+        ),
+    )
 
 
 def averages_of(messages) -> dict[tuple[str, int], float]:
@@ -171,3 +194,11 @@ def assert_state_is_the_input_folded(world: World, records, *data: Path, window:
     assert windows_of_changelog(world) == folded
     if data:
         assert windows_of_stores(*data) == folded
+
+
+def assert_all_is_right(world: World, records, *data: Path) -> None:
+    """Every oracle for a moving average; the local stores below `data` only where one replica had all partitions."""
+    assert_exactly_once(world, records)
+    assert_order_per_key(world)
+    assert_no_open_transactions(world)
+    assert_state_is_the_input_folded(world, records, *data)

@@ -1,0 +1,13 @@
+"""How long a stage may take to be at work again after a fault: the times that it promises, in seconds."""
+
+SESSION_S = 10
+"""A member that is silent for so long is expelled from its group."""
+TRANSACTION_S = 15
+"""A transaction that nobody ends is aborted by the broker."""
+UNBLOCKED_S = 5
+"""A successor under the same transactional.id ends what its predecessor left open, counted from its start."""
+TAKEN_OVER_S = 20
+"""The partitions of a dead member are processed by another one, state restored."""
+HEALED_S = 45
+"""After the brokers are back: reconnecting takes up to 5 s, then a call that was lost in the client and the transaction that it
+belonged to time out one after the other."""
