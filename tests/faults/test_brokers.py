@@ -11,7 +11,7 @@ from load import Load, until_every_partition_progresses
 from promises import HEALED_S
 from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, PRODUCE
 from services import Service, until
-from world import AVERAGE, World, assert_all_is_right
+from world import AVERAGE, World, assert_all_is_right, readings
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -109,6 +109,28 @@ def test_9_records_that_are_not_acknowledged_in_time(kafka, proxy, tmp_path):
         until_every_partition_progresses(world)
         assert "starting over" not in service.log(), "an abort is enough"
         finish(world, load, service)
+
+
+def test_9_a_transaction_that_the_broker_has_never_heard_of(kafka, proxy, tmp_path):
+    """Its records time out in a full queue; when it is to be aborted the broker says that there is none."""
+    extra = """
+      kafkaProperties: {queue.buffering.max.messages: "1000"}
+      delivery: {timeoutMs: 2000}
+"""
+    world = World(kafka, tmp_path, AVERAGE, extra=extra)
+    records = list(readings(6_000))
+    world.write(records[:500])
+    with behind(proxy, world) as service:
+        until(world.drained, what="the first part processed")
+        proxy.hold_requests(ADD_PARTITIONS_TO_TXN)
+        world.write(records[500:])
+        until(lambda: "transaction aborted" in service.log(), what="the records have timed out")
+        proxy.cut()
+        proxy.heal()
+        until(world.drained, what="everything processed")
+        assert "INVALID_TXN_STATE" in service.log()
+        assert service.stop() == 0
+    assert_all_is_right(world, records, tmp_path / "enrich-0")
 
 
 # -- 10 -----------------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_1_to_3_killed_in_the_middle_of_a_transaction(kafka, tmp_path, point):
             with pytest.raises(KafkaException):
                 committed(world, timeout_s=1)
         with world.service() as service:
-            until(lambda: service.log().count('"event": "started"') == 2, what="the successor is started", every_s=0.02)
+            service.until_started()
             begun = time.monotonic()
             committed(world, timeout_s=UNBLOCKED_S)
             assert time.monotonic() - begun < UNBLOCKED_S

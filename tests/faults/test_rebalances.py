@@ -21,6 +21,7 @@ def test_11_a_storm_of_rebalances(kafka, tmp_path, scale):
             until_every_partition_progresses(world, deadline_s=TAKEN_OVER_S)
             for _ in range(scale.storm_rounds):
                 with world.service(1) as guest:
+                    guest.until_started()
                     time.sleep(EVERY_S)
                     assert guest.stop() == 0
                 until_every_partition_progresses(world, deadline_s=TAKEN_OVER_S)

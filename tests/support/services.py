@@ -59,6 +59,10 @@ class Service:
             self.process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
         return self
 
+    def until_started(self) -> None:
+        """Wait until the process answers to signals."""
+        until(lambda: f'"pid": {self.process.pid},' in self.log(), what="the service is started", every_s=0.02)
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -66,6 +66,8 @@ def classify(error: KafkaError) -> ForebayError:
     fenced = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)  # noqa: SLF001
     if error.code() in fenced:
         return Fenced(message)
+    if error.code() == KafkaError.INVALID_TXN_STATE:  # of this producer's own epoch: it and the broker are out of step
+        return Uncertain(message)
     if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
         return Fatal(message)
     if error.txn_requires_abort():
