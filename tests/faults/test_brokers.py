@@ -6,12 +6,13 @@ import time
 
 import psutil
 import pytest
-from cluster import Cluster
 from load import Load, until_every_partition_progresses
 from promises import HEALED_S
 from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, PRODUCE
 from services import Service, until
 from world import AVERAGE, World, assert_all_is_right, readings
+
+from cluster import Cluster
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -152,9 +152,9 @@ spec:
         failureThreshold: 3
       readinessProbe:
         httpGet: {path: /readyz, port: http}
-        periodSeconds: 3
+        periodSeconds: 1 # an upgrade goes on as soon as a pod is ready
         timeoutSeconds: 3
-        failureThreshold: 2
+        failureThreshold: 5
       resources:
         {{- include "forebay.resources" . | nindent 8 }}
       volumeMounts:
