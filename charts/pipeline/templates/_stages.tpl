@@ -35,7 +35,7 @@ spec.replicas of one stage, or nothing where somebody else owns the field. Takes
 */}}
 {{- define "forebay.replicas" -}}
   {{- $live := dict -}}
-  {{- if eq .entry.low .entry.high -}}
+  {{- if and (eq .entry.low .entry.high) (not (dig "autoscaling" "scaleToZero" false .entry.stage)) -}}
 replicas: {{ .entry.low }}
   {{- else if not .root.Values.omitReplicas -}}
     {{- $live = lookup "apps/v1" .entry.workload .root.Release.Namespace .entry.name | default dict -}}
