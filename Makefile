@@ -6,7 +6,7 @@ FILE ?= manifests/samples/01-sensors/pipeline.yaml
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PROJECTS := . services/producer services/processor services/sink cli
+PROJECTS := . services/producer services/processor services/sink cli operator
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --progress-bar off
 
 .PHONY: help

@@ -67,7 +67,7 @@ Labels of all objects of the release. No version: an upgrade of the chart alone 
 */}}
 {{- define "forebay.commonLabels" -}}
 app.kubernetes.io/part-of: {{ .Release.Name }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Values.managedBy | default .Release.Service }}
 forebay.dev/pipeline: {{ .Release.Name }}
 {{- end -}}
 

@@ -340,6 +340,16 @@ _STATUS: Schema = {
             },
             "status",
         ),
+        "managedTopics": _list_by(
+            "name",
+            1024,
+            {
+                "name": {"type": "string", "maxLength": 249},
+                "id": _TEXT | {"description": "Kafka's: a topic that was deleted and made again has another."},
+            },
+            "id",
+        )
+        | {"description": "Topics that this Pipeline created or took over, and may delete."},
         "stages": _list_by(
             "name",
             96,
