@@ -64,6 +64,23 @@ APPLIED = (
 BY_KIND = {resource.kind: resource for resource in (PIPELINES, SECRETS, PODS, EVENTS, LEASES, *APPLIED)}
 
 
+RIGHTS: dict[str, frozenset[str]] = {
+    "pipelines.forebay.dev": frozenset({"get", "list", "watch", "patch"}),
+    "pipelines/status.forebay.dev": frozenset({"patch"}),
+    "secrets": frozenset({"get", "list", "watch"}),
+    "pods": frozenset({"list", "watch", "delete"}),
+    "configmaps": frozenset({"list", "watch", "create", "patch", "delete"}),
+    "services": frozenset({"list", "watch", "create", "patch", "delete"}),
+    "poddisruptionbudgets.policy": frozenset({"list", "watch", "create", "patch", "delete"}),
+    "networkpolicies.networking.k8s.io": frozenset({"list", "watch", "create", "patch", "delete"}),
+    "statefulsets.apps": frozenset({"get", "list", "watch", "create", "patch", "delete"}),
+    "deployments.apps": frozenset({"get", "list", "watch", "create", "patch", "delete"}),
+    "events.events.k8s.io": frozenset({"create"}),
+    "leases.coordination.k8s.io": frozenset({"get", "create", "update"}),
+}
+"""All that the operator does. The chart's Roles grant this; `Api` refuses to ask for anything else."""
+
+
 class NotFound(TryLater):
     """There is no such object."""
 
@@ -184,6 +201,7 @@ class Api:
         subresource: str | None = None,
     ) -> Body:
         path = _path(resource, namespace, name, subresource)
+        _check_right(verb, resource, name, subresource, content)
         return await self._request(verb, path, resource.kind, body=body, query=query, content=content)
 
     async def _request(
@@ -212,6 +230,20 @@ class Api:
             raise _error(answer.status, data, doing)
         decoded: Body = json.loads(data)
         return decoded
+
+
+def _check_right(verb: str, resource: Resource, name: str | None, subresource: str | None, content: str) -> None:
+    """What is asked for is in RIGHTS, so that no Role can be short of it."""
+    plural = f"{resource.plural}/{subresource}" if subresource else resource.plural
+    where = f"{plural}.{resource.group}" if resource.group else plural
+    needed = {_VERBS[verb] if name or verb != "GET" else "list"}
+    if content == "application/apply-patch+yaml":
+        needed.add("create")
+    if not needed <= RIGHTS.get(where, frozenset()):
+        raise AssertionError(f"{' and '.join(sorted(needed))} {where} is not among the operator's rights")
+
+
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 def _path(resource: Resource, namespace: str | None, name: str | None, subresource: str | None) -> str:

@@ -6,7 +6,6 @@ into annotations.
 """
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,6 @@ from forebay_operator.api import APPLIED, PIPELINES, PODS, SECRETS, Resource
 from forebay_operator.canary import Canary
 from forebay_operator.pending import Pending
 from forebay_operator.reconcile import Reconciler
-from forebay_operator.settings import OperatorSettings
 from forebay_operator.world import Key, World
 
 LABELLED: tuple[Resource, ...] = (*APPLIED, PODS)
@@ -73,7 +71,7 @@ def _place(resource: Resource) -> tuple[str, str, str]:
     return resource.group, resource.version, resource.plural
 
 
-def settings(chosen: OperatorSettings) -> kopf.OperatorSettings:
+def settings() -> kopf.OperatorSettings:
     """Kopf's settings, with reasons where they are not its defaults."""
     made = kopf.OperatorSettings()
     made.peering.standalone = True  # a Lease decides who works
@@ -91,10 +89,5 @@ def settings(chosen: OperatorSettings) -> kopf.OperatorSettings:
     made.queueing.exit_timeout = 20
     made.posting.enabled = False  # Events are written by `events`, in the words of the plan
     made.posting.level = logging.CRITICAL
-    made.scanning.disabled = bool(chosen.namespaces)
+    made.scanning.disabled = True  # what is watched does not change, and looking for it takes rights over the cluster
     return made
-
-
-def silence_s(last_event: float) -> float:
-    """Seconds since the last event of any watch."""
-    return time.monotonic() - last_event

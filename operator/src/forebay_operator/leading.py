@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from forebay.errors import Fatal, ForebayError
+from forebay.errors import Fatal, ForebayError, TryLater
 from forebay_operator.api import LEASES, Api, Conflict, NotFound
 
 log = structlog.get_logger()
@@ -46,6 +46,15 @@ class Lease:
                 waiting = True
             await asyncio.sleep(RENEW_EVERY_S)
 
+    async def seize(self) -> None:
+        """Take it from whoever has it, who then ends. For uninstalling alone."""
+        for _ in range(10):
+            self._seen = (None, 0.0)
+            if await self._attempt(is_forced=True):
+                return
+            await asyncio.sleep(1)
+        raise TryLater(f"Lease {self._name} could not be taken: try again")
+
     async def keep(self) -> None:
         """Renew it for ever; Fatal when that has not worked for too long, or somebody else has it."""
         loop = asyncio.get_running_loop()
@@ -77,7 +86,7 @@ class Lease:
         except ForebayError as error:
             log.warning("the Lease could not be given up", error=str(error))
 
-    async def _attempt(self) -> bool:
+    async def _attempt(self, *, is_forced: bool = False) -> bool:
         """Take or renew it; whether it is ours now."""
         loop = asyncio.get_running_loop()
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # noqa: TID251 - for people; nobody compares it
@@ -96,7 +105,7 @@ class Lease:
         if lease["metadata"]["resourceVersion"] != self._seen[0]:
             self._seen = (lease["metadata"]["resourceVersion"], loop.time())
         patience = lease["spec"].get("leaseDurationSeconds", DURATION_S)
-        if holder not in {"", self._identity} and loop.time() - self._seen[1] <= patience:
+        if not is_forced and holder not in {"", self._identity} and loop.time() - self._seen[1] <= patience:
             return False
         taken = {"acquireTime": now} if holder != self._identity else {}
         lease["spec"] = lease["spec"] | spec | taken

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+import sys
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import kopf
@@ -15,7 +16,7 @@ from forebay.runtime import logs
 from forebay.runtime.health import Health, serve
 from forebay_operator import handlers, metrics
 from forebay_operator.act import Actor
-from forebay_operator.api import APPLIED, PIPELINES, PODS, SECRETS, Api, Resource
+from forebay_operator.api import APPLIED, PIPELINES, PODS, SECRETS, Api, NotFound, Resource
 from forebay_operator.canary import Canary
 from forebay_operator.connections import Connections
 from forebay_operator.events import Events
@@ -24,6 +25,7 @@ from forebay_operator.measuring import Measuring
 from forebay_operator.observe import Sources
 from forebay_operator.pending import Pending
 from forebay_operator.reconcile import Reconciler
+from forebay_operator.releasing import release
 from forebay_operator.rendering import Renderer
 from forebay_operator.settings import OperatorSettings, from_environment
 from forebay_operator.world import Key, World
@@ -31,14 +33,21 @@ from forebay_operator.world import Key, World
 log = structlog.get_logger()
 
 FAILED = 1
+WRONG_USAGE = 2
 REFUSED = 78
 _STUCK_AFTER_S = 30.0
 _RELIST_EVERY_S = 600.0
 """Objects that vanished while a watch was interrupted are missed by kopf; a listing finds them out."""
 
 
-def main() -> int:
-    """Exit code: 0 when told to stop, 78 when only a person can help, 1 otherwise."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the operator; with the argument `release`, let all Pipelines go instead.
+
+    Exit code: 0 when told to stop, 78 when only a person can help, 2 for wrong arguments, 1 otherwise.
+    """
+    if arguments not in ([], ["release"]):
+        print("usage: forebay_operator [release]", file=sys.stderr)  # noqa: T201 - a usage line is no log
+        return WRONG_USAGE
     logs.configure(json=None, level="info")
     try:
         settings = from_environment()
@@ -46,7 +55,7 @@ def main() -> int:
             json=None if settings.log_format is None else settings.log_format == "json", level=settings.log_level
         )
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-        asyncio.run(run(settings))
+        asyncio.run(release(settings) if arguments else run(settings))
     except Refused as error:
         log.error("refused", reason=str(error))  # noqa: TRY400 - the sentence is enough
         return REFUSED
@@ -79,6 +88,7 @@ async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> 
 
 
 async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Canary, stopping: asyncio.Event) -> None:
+    await _check(api, settings.namespaces)
     world, pending = World(), Pending[Key]()
     connections = Connections(api, world)
     measuring = Measuring(connections, pending, settings.measure_s)
@@ -95,7 +105,7 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
     parts: dict[str, Coroutine[Any, Any, None]] = {
         "watches": kopf.operator(
             registry=handlers.registry(world, pending, reconciler, canary),
-            settings=handlers.settings(settings),
+            settings=handlers.settings(),
             namespaces=settings.namespaces,
             clusterwide=not settings.namespaces,
             standalone=True,
@@ -120,6 +130,16 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
             task.cancel()
         await asyncio.gather(*tasks, waiting, return_exceptions=True)
         connections.close()
+
+
+async def _check(api: Api, namespaces: tuple[str, ...]) -> None:
+    """Everything can be listed: a right or a definition that is missing is told now, and not by silence."""
+    for namespace in namespaces or (None,):
+        for resource in (PIPELINES, SECRETS, *handlers.LABELLED):
+            try:
+                await api.list_all(resource, namespace, selector="forebay.dev/none" if resource != PIPELINES else "")
+            except NotFound as error:
+                raise Fatal("this cluster knows no Pipelines: install the CustomResourceDefinition") from error
 
 
 def _explain(done: set[asyncio.Task[Any]]) -> None:
