@@ -49,9 +49,8 @@ class OffsetReader:
             return {}
         with self._lock:
             pool = self._pool = self._pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            future = pool.submit(_committed, dict(connection), names)
         try:
-            return future.result(timeout=ANSWER_TIMEOUT_S)
+            return pool.submit(_committed, dict(connection), names).result(timeout=ANSWER_TIMEOUT_S)
         except (BrokenProcessPool, TimeoutError) as error:
             log.warning("the reader of offsets is started anew", error=type(error).__name__)
             self._discard(pool)

@@ -220,6 +220,24 @@ def test_a_topic_that_was_made_anew_is_no_longer_ours():
     assert len(decided.topic_problems) == 1
 
 
+def test_a_topic_that_is_no_longer_asked_for_stays_in_the_ledger():
+    """Nothing deletes it while the Pipeline lives; with deletionPolicy Delete it goes when the Pipeline goes."""
+    world = settle(PlannedWorld(pipeline()))
+    world.pipeline = pipeline(sink=False)
+    settle(world)
+
+    assert "enriched.dlq" in world.topics
+    assert world.identity.topics.keys() == world.topics.keys()
+
+
+def test_a_change_of_the_pipeline_is_told_from_a_change_by_hand():
+    world = settle(PlannedWorld(pipeline()))
+    world.pipeline = pipeline(retention="1000")
+    reasons = {step.why for step in plan(world.pipeline, world.seen(), NOW).steps if isinstance(step, Apply)}
+
+    assert reasons == {"changed"}
+
+
 def test_the_finalizer_is_held_only_while_there_is_something_to_clean_up():
     world = settle(PlannedWorld(pipeline(deletion="Retain")))
     assert not world.identity.has_finalizer
