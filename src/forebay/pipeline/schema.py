@@ -109,7 +109,9 @@ CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
     ),
     spec.PipelineSpec: (
         (
-            "[has(self.producers), has(self.processors), has(self.sinks)].exists(stages, stages)",
+            " || ".join(
+                f"(has(self.{kind}) && size(self.{kind}) > 0)" for kind in ("producers", "processors", "sinks")
+            ),
             "there is a stage: add an entry to producers, processors or sinks",
         ),
         _names_declared_topics("producers", "to"),
