@@ -28,6 +28,10 @@ _REASONS: dict[type, str] = {
 """Steps that users want to know of. Objects are applied by the dozen; of those only corrections are told."""
 
 
+_PASSING = frozenset({"Changing", "Progressing", "Deleting", "Paused"})
+"""Not ready, and nothing to worry about."""
+
+
 class Events:
     """Writes them; that one is lost is no failure."""
 
@@ -47,7 +51,9 @@ class Events:
 
     async def tell_ready(self, pipeline: Mapping[str, Any], ready: Condition) -> None:
         """The Pipeline became ready, or stopped being so, or for another reason."""
-        await self.tell(pipeline, ready.reason, ready.message, is_warning=ready.status == "False")
+        await self.tell(
+            pipeline, ready.reason, ready.message, is_warning=not ready.is_good and ready.reason not in _PASSING
+        )
 
     async def tell(
         self,

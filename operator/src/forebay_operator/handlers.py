@@ -5,6 +5,7 @@ at. There are no change handlers, timers or daemons: those would put a finalizer
 into annotations.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -21,20 +22,31 @@ from forebay_operator.world import Key, World
 LABELLED: tuple[Resource, ...] = (*APPLIED, PODS)
 
 
-def registry(world: World, pending: Pending[Key], reconciler: Reconciler, canary: Canary) -> kopf.OperatorRegistry:
-    """The handlers, bound to what they feed."""
+def registry(
+    world: World, pending: Pending[Key], reconciler: Reconciler, canary: Canary, stopping: asyncio.Event
+) -> kopf.OperatorRegistry:
+    """The handlers, bound to what they feed. `stopping` is set when kopf was told to stop: signals reach it alone."""
     made = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=made)
+    async def log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
+    @kopf.on.cleanup(registry=made)
+    async def stop(**_: Any) -> None:
+        stopping.set()
+
     for resource in (PIPELINES, SECRETS, *LABELLED):
         _feed(made, resource, world, canary)
 
     @kopf.on.event(*_place(PIPELINES), registry=made)
-    def on_pipeline(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002 - kopf's name
+    async def on_pipeline(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002 - kopf's name
         if type == "DELETED":
             world.forget("Pipeline", namespace or "", name or "")
         pending.add((namespace or "", name or ""))
 
     @kopf.on.event(*_place(SECRETS), registry=made)
-    def on_secret(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002
+    async def on_secret(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002
         if type == "DELETED":
             world.forget("Secret", namespace or "", name or "")
         for key in reconciler.users_of(namespace or "", name or ""):
@@ -47,14 +59,14 @@ def registry(world: World, pending: Pending[Key], reconciler: Reconciler, canary
 
 def _feed(made: kopf.OperatorRegistry, resource: Resource, world: World, canary: Canary) -> None:
     @kopf.index(*_place(resource), registry=made, id=f"feed-{resource.plural}")
-    def feed(body: kopf.Body, **_: Any) -> None:
+    async def feed(body: kopf.Body, **_: Any) -> None:
         canary.hear(resource.kind, body)
         world.see(resource.kind, body)
 
 
 def _wake(made: kopf.OperatorRegistry, resource: Resource, world: World, pending: Pending[Key]) -> None:
     @kopf.on.event(*_place(resource), registry=made, id=f"wake-{resource.plural}")
-    def wake(
+    async def wake(
         namespace: str | None,
         name: str | None,
         labels: Mapping[str, str],

@@ -16,7 +16,7 @@ from forebay_operator.api import LEASES, Api, Conflict, NotFound
 log = structlog.get_logger()
 
 DURATION_S = 15
-RENEW_EVERY_S = 3.0
+RENEW_EVERY_S = 4.0
 GIVE_UP_S = 10.0
 """Less than the duration: whoever lost the Lease has stopped before another one starts."""
 
@@ -30,6 +30,8 @@ class Lease:
         self._name = name
         self._identity = identity
         self._seen: tuple[Any, float] = (None, 0.0)
+        self._held: dict[str, Any] | None = None
+        """The Lease as we wrote it last: renewing it is one request."""
 
     async def acquire(self) -> None:
         """Wait until the Lease is ours."""
@@ -92,7 +94,7 @@ class Lease:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # noqa: TID251 - for people; nobody compares it
         spec = {"holderIdentity": self._identity, "leaseDurationSeconds": DURATION_S, "renewTime": now}
         try:
-            lease = await self._api.get(LEASES, self._namespace, self._name)
+            lease = self._held or await self._api.get(LEASES, self._namespace, self._name)
         except NotFound:
             body = {
                 "apiVersion": LEASES.group_version,
@@ -113,7 +115,8 @@ class Lease:
 
     async def _written(self, write: Any) -> bool:
         try:
-            await write
-        except Conflict:
-            return False
+            self._held = await write
+        except (Conflict, NotFound):  # somebody else wrote it, or deleted it: the next attempt looks
+            was_held, self._held = self._held is not None, None
+            return was_held and await self._attempt()
         return True

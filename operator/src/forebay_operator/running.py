@@ -104,7 +104,7 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
     reconciler = Reconciler(sources, actor, pending, settings.resync_s)
     parts: dict[str, Coroutine[Any, Any, None]] = {
         "watches": kopf.operator(
-            registry=handlers.registry(world, pending, reconciler, canary),
+            registry=handlers.registry(world, pending, reconciler, canary, stopping),
             settings=handlers.settings(),
             namespaces=settings.namespaces,
             clusterwide=not settings.namespaces,
@@ -123,8 +123,7 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
     waiting = asyncio.create_task(stopping.wait(), name="stop")
     try:
         done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.is_set():
-            _explain(done)
+        _explain(done - {waiting}, is_wanted=stopping.is_set())
     finally:
         for task in (*tasks, waiting):
             task.cancel()
@@ -142,13 +141,14 @@ async def _check(api: Api, namespaces: tuple[str, ...]) -> None:
                 raise Fatal("this cluster knows no Pipelines: install the CustomResourceDefinition") from error
 
 
-def _explain(done: set[asyncio.Task[Any]]) -> None:
+def _explain(done: set[asyncio.Task[Any]], *, is_wanted: bool) -> None:
     """A part that ends takes the process with it: a fresh one is better than half of an old one."""
     for task in done:
         error = task.exception()
         if isinstance(error, ForebayError):
             raise error
-        raise Fatal(f"{task.get_name()} ended{f': {error}' if error else ''}") from error
+        if error is not None or not is_wanted:
+            raise Fatal(f"{task.get_name()} ended{f': {error}' if error else ''}") from error
 
 
 async def _beat(health: Health, canary: Canary) -> None:

@@ -5,6 +5,7 @@ where waiting may help, and Refused where a person must act.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -302,7 +303,7 @@ class Admin:
 
     def _unreachable(self) -> TryLater:
         complaint = self._complaint
-        reason = f"{complaint.str()}: " if complaint is not None else ""
+        reason = f"{_TIMING.sub('', complaint.str())}: " if complaint is not None else ""
         tls = complaint is not None and complaint.code() == KafkaError._SSL  # noqa: SLF001 - the public name of the code
         cure = (
             "check tls and its Secrets"
@@ -311,6 +312,9 @@ class Admin:
         )
         return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
 
+
+_TIMING = re.compile(r" \(after \d+ms in state \w+[^)]*\)")
+"""What would make two reports of one failure differ."""
 
 _COORDINATOR_MOVES = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
