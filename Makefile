@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 FILE ?= manifests/samples/01-sensors/pipeline.yaml
 ARGS ?=
+REGISTRY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PROJECTS := . services/producer services/processor services/sink cli operator
@@ -60,6 +61,19 @@ images: .setup/dev ## Build the images and load them into the local cluster, or 
 .PHONY: charts
 charts: .setup/dev ## Lint, render and check the charts (helm and kubeconform are built once, from Go modules)
 	@PATH="$$($(PYTHON) hack/cluster/cluster.py tools):$$PATH" $(BIN)/python -m pytest tests/charts
+
+# A cluster of your own reads the images from a registry: make images ARGS="--registry R --push", then make e2e REGISTRY=R.
+IN_CLUSTER = eval "$$($(PYTHON) hack/cluster/cluster.py env)" && PATH="$$($(PYTHON) hack/cluster/cluster.py tools):$$PATH" && \
+	surroundings="$$($(PYTHON) hack/cluster/cluster.py surroundings)" && \
+	FOREBAY_SURROUNDINGS="$$surroundings" FOREBAY_REGISTRY=$(REGISTRY) $(BIN)/python -m pytest tests/cluster --durations 0
+
+.PHONY: e2e
+e2e: .setup/dev cluster $(if $(REGISTRY),,images) ## Install, kill, scale, upgrade the sensors pipeline in the cluster: the set of 15 minutes
+	@$(IN_CLUSTER) -m "not long"
+
+.PHONY: e2e-all
+e2e-all: .setup/dev cluster $(if $(REGISTRY),,images) ## The same, and long cases at full length
+	@$(IN_CLUSTER)
 
 .PHONY: check
 check: .setup/dev ## Lint, format, types, import layers, generated files

@@ -147,6 +147,8 @@ def hand_on(provider: Provider, names: Sequence[str], *, push: bool) -> None:
         for name in names:
             command = provider.command("push", name)
             run_logged(f"push {name.rpartition('/')[2]}", command, environment=provider.environment)
+    elif foreign := lifecycle.foreign_kubeconfig():
+        say(f"loaded nowhere: KUBECONFIG={foreign} names a cluster of yours; --push them to a registry that it reads")
     elif lifecycle.NAME in lifecycle.clusters(provider):
         lifecycle.load(names)
 

@@ -36,8 +36,14 @@ def parser() -> argparse.ArgumentParser:
     verb("down", "remove the cluster and all its traces; the cache stays", lambda _: lifecycle.down())
     verb("status", "which cluster is used, and whether it answers", lambda _: 0 if lifecycle.status() else 1)
     verb("node-image", "build the node image; prints its name", lambda _: print(lifecycle.node_image()))
+    verb("fetch", "pull or build the node image, ahead of `up`", lambda _: print(lifecycle.fetch_node_image()))
+    verb(
+        "surroundings",
+        "make a development Kafka and PostgreSQL startable; prints the folder for kubectl apply -k",
+        lambda _: print(lifecycle.surroundings()),
+    )
     verb("env", "print what docker, podman, kind, kubectl and skaffold need", lambda _: print_environment())
-    verb("tools", "print a folder with kind, helm, kubeconform and kubectl", lambda _: print(lifecycle.tools()))
+    verb("tools", "print a folder with kind, helm, kubeconform, kubectl", lambda _: print(lifecycle.tools()))
     loading = verb("load", "bring local images into the cluster", lambda a: lifecycle.load(a.images))
     loading.add_argument("images", nargs="+", metavar="IMAGE")
     asking = verb("pullable", "whether an image can be pulled (exit code)", lambda a: ask_registry(a.image))

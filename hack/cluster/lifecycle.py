@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import dev_images
 import images
 import traces
 from artifacts import locked
@@ -39,6 +40,9 @@ KUBECONFIG = CLONE / ".kube" / "config"
 SOCKET = RUN / "podman.sock"
 MODULES = Path("/lib/modules")
 
+PUBLIC_KAFKA = "docker.io/apache/kafka:4.1.1"
+"""Of manifests/dev; where it can be had, so can PostgreSQL's."""
+
 NEEDED_GIGABYTES = 12
 
 
@@ -61,11 +65,14 @@ def kubectl(*arguments: str, kubeconfig: Path = KUBECONFIG) -> list[str]:
 
 def find_kubectl() -> Path:
     """A kubectl, compiled only where there is none."""
-    compiled = COMPONENTS[-1].target / "kubectl"
+    return known_kubectl() or build(KUBECTL) / "kubectl"
+
+
+def known_kubectl() -> Path | None:
+    """A kubectl that is here already."""
+    compiled = (module.target / "kubectl" for module in (COMPONENTS[-1], KUBECTL))
     found = shutil.which("kubectl")
-    if compiled.exists():
-        return compiled
-    return Path(found) if found else build(KUBECTL) / "kubectl"
+    return next((path for path in compiled if path.exists()), Path(found) if found else None)
 
 
 def clusters(provider: Provider) -> list[str]:
@@ -182,6 +189,13 @@ def node_image() -> str:
     name = ensure_node_image(prepare())
     drop_sources()
     return name
+
+
+def fetch_node_image() -> str:
+    """What a start of the cluster takes longest for, ahead of it: the node image, pulled or built."""
+    image = choose_node_image(prepare())
+    drop_sources()
+    return image
 
 
 def ensure_node_image(provider: Provider) -> str:
@@ -338,11 +352,28 @@ def load(names: list[str]) -> None:
             say(f"  {full} is in the cluster")
 
 
+def surroundings() -> Path:
+    """The kustomization of a development Kafka and PostgreSQL that the cluster can start.
+
+    Of public images where they can be pulled; otherwise of stand-ins that are built and loaded here.
+    """
+    public = CLONE / "manifests" / "dev"
+    if foreign_kubeconfig():
+        return public
+    provider = prepare(node=False)
+    stand_ins = [dev_images.KAFKA, dev_images.POSTGRES]
+    is_built = all(images.exists(provider, recipe.exact) for recipe in stand_ins)
+    if not is_built and images.pullable(provider, PUBLIC_KAFKA):
+        return public
+    load([images.ensure(provider, recipe) for recipe in stand_ins])
+    return CLONE / "manifests" / "dev-local"
+
+
 def tools() -> Path:
-    """A folder with kind, helm, kubeconform and kubectl, to be put on the PATH."""
+    """A folder with kind, helm, kubeconform, and kubectl once there was a cluster, to be put on the PATH."""
     folder = cache() / "tools"
     folder.mkdir(parents=True, exist_ok=True)
-    for program in [*build(TOOLS).iterdir(), find_kubectl()]:
+    for program in (*build(TOOLS).iterdir(), *filter(None, [known_kubectl()])):
         link = folder / program.name
         if not link.is_symlink() or link.readlink() != program:
             draft = folder / f".{program.name}.{os.getpid()}"

@@ -6,7 +6,6 @@ import time
 
 import psutil
 import pytest
-from cluster import Cluster
 from load import Load, until_every_partition_progresses
 from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID
 from services import Service, until
@@ -18,6 +17,8 @@ from world import (
     assert_order_per_key,
     assert_state_is_the_input_folded,
 )
+
+from cluster import Cluster
 
 pytestmark = pytest.mark.timeout(900)
 

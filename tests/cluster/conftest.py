@@ -1,0 +1,34 @@
+"""One Kafka and one PostgreSQL for a run; each test has a namespace of its own."""
+
+import os
+
+import kube
+import pytest
+from sensors import Sensors
+from surroundings import Surroundings
+
+
+@pytest.fixture(scope="session")
+def surroundings():
+    if "KUBECONFIG" not in os.environ:
+        pytest.exit("name a cluster by KUBECONFIG, or start one and run these tests by `make e2e`", returncode=2)
+    with Surroundings() as shared:
+        yield shared
+
+
+@pytest.fixture
+def sensors(surroundings):
+    """The sensors Pipeline, to be installed; its devices send until they are stopped."""
+    with Sensors(surroundings) as release:
+        yield release
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """A failure is told with what the cluster looked like when it happened."""
+    report = yield
+    if report.failed and "sensors" in item.funcargs:
+        release = item.funcargs["sensors"]
+        for namespace in (release.namespace, release.surroundings.namespace):
+            report.sections.append((f"namespace {namespace}", kube.explain(namespace)))
+    return report
