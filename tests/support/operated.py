@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
+import kube
 import topics
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -38,14 +40,6 @@ SPEC = {
     ],
     "sinks": [{"name": "store", "from": "enriched", "destination": {"stdout": {}}}],
 }
-
-
-def kubectl(*arguments: str, stdin: str = "", check: bool = True) -> str:
-    done = subprocess.run(
-        [charts.tool("kubectl"), *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=90
-    )
-    assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
-    return done.stdout
 
 
 class Operated:
@@ -146,8 +140,8 @@ class Operated:
         }
         self.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
-    def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
-        return kubectl("--namespace", self.namespace, *arguments, stdin=stdin, check=check)
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        return kube.kubectl(*arguments, stdin=stdin, namespace=self.namespace)
 
     def pipeline(self, name: str = "sensors") -> dict:
         return json.loads(self.kubectl("get", "pipeline", name, "-o", "json"))
@@ -197,7 +191,7 @@ class Operated:
         }
 
     def __enter__(self) -> "Operated":
-        kubectl("create", "namespace", self.namespace)
+        kube.create_namespace(self.namespace)
         return self
 
     def __exit__(self, *_rest) -> None:
@@ -206,9 +200,10 @@ class Operated:
                 self.kill(process)
         finalizers = json.dumps({"metadata": {"finalizers": []}})
         for name in self.kubectl("get", "pipelines", "-o", "name").split():
-            self.kubectl("patch", name, "--type=merge", "-p", finalizers, check=False)
+            with suppress(kube.CommandError):  # gone already
+                self.kubectl("patch", name, "--type=merge", "-p", finalizers)
         self.kubectl("delete", "pipelines,statefulsets,deployments,services,pdb,configmaps", "--all", "--wait=false")
-        kubectl("delete", "namespace", self.namespace, "--wait=false")
+        kube.delete_namespace(self.namespace)
 
 
 def quiet(seconds: float, happened) -> list:

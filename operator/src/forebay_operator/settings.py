@@ -43,7 +43,7 @@ class OperatorSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     workers: int = Field(default=8, ge=1, le=64)
     """Pipelines that are worked on at the same time."""
-    resync_s: float = Field(default=60.0, ge=1)
+    resync_s: float = Field(default=30.0, ge=1)
     """Every Pipeline is looked at this often, whatever was noticed."""
     measure_s: float = Field(default=5.0, ge=0.5)
     """Lag is read this often."""
