@@ -45,7 +45,7 @@ SERVICES = (
     Service(name="producer"),
     Service(name="processor", limit=120),
     Service(name="sink"),
-    Service(name="operator", target="operator", arguments=("PROJECT=operator", "ALSO=cli"), limit=190),
+    Service(name="operator", target="operator", arguments=("PROJECT=operator", "ALSO=cli"), limit=150),
 )
 
 

@@ -112,7 +112,10 @@ class Installed:
         kube.apply(json.dumps(self.surroundings.secret), self.namespace)
         return self
 
-    def __exit__(self, *_rest) -> None:
+    def __exit__(self, failure, *_rest) -> None:
+        if failure is not None:
+            print(kube.explain(self.namespace))
+            print(self.kubectl("describe", "pipelines"))
         patch = json.dumps({"metadata": {"finalizers": []}})
         for found in kube.get("pipelines", namespace=self.namespace):
             if found["metadata"].get("finalizers"):

@@ -32,8 +32,8 @@ class Memory:
     known_topics: topics.Observed | None = None
     topics_at: float = 0.0
     topics_generation: int = -1
-    numbers_at: float = float("-inf")
-    told: str = ""
+    written_at: float = float("-inf")
+    """When its status was written last."""
 
     def distrust_topics(self) -> None:
         """Something was changed: look again."""

@@ -178,7 +178,7 @@ class Reconciler:
         status = current.get("status", {})
         loop_time = asyncio.get_running_loop().time()
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: TID251 - IO: the status carries times
-        patch = reporting.status_patch(status, report, now=now, numbers_age_s=loop_time - memory.numbers_at)
+        patch = reporting.status_patch(status, report, now=now, written_s=loop_time - memory.written_at)
         self._ready[key] = report.is_ready
         self._count()
         if patch is None:
@@ -189,8 +189,7 @@ class Reconciler:
             return  # it went away meanwhile
         metrics.STATUS_PATCHES.inc()
         self._sources.world.see("Pipeline", written)
-        if patch["status"].keys() & {"lag", "behind", "rate"}:
-            memory.numbers_at = loop_time
+        memory.written_at = loop_time
         ready = report.conditions[0]
         known: dict[str, Any] = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
         if (known.get("status"), known.get("reason")) != (ready.status, ready.reason):

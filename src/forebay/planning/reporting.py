@@ -284,30 +284,38 @@ def _joined(sentences: Iterable[str]) -> str:
     return f"{shown}; and {more} more" if more > 0 else shown
 
 
-def status_patch(
-    previous: Mapping[str, Any], wanted: Report, *, now: str, numbers_age_s: float
-) -> dict[str, Any] | None:
-    """The merge patch that brings a status to what it should say; None when it says that already.
+def status_patch(previous: Mapping[str, Any], wanted: Report, *, now: str, written_s: float) -> dict[str, Any] | None:
+    """The merge patch that brings a status to what it should say; None when it need not be written now.
 
     Args:
         previous: the status as it is.
         wanted: what it should say.
         now: the time, as Kubernetes writes it.
-        numbers_age_s: seconds since numbers were written last.
+        written_s: seconds since it was written last.
     """
-    status: dict[str, Any] = {}
-    conditions = _conditions(previous.get("conditions", ()), wanted, now)
-    if conditions != list(previous.get("conditions", ())):
-        status["conditions"] = conditions
-    if previous.get("observedGeneration") != wanted.generation:
-        status["observedGeneration"] = wanted.generation
-    status |= {name: value for name, value in wanted.facts.items() if previous.get(name) != value}
-    due = numbers_age_s >= NUMBERS_EVERY_S or bool(status)
-    stale = {name: wanted.numbers.get(name) for name in ("lag", "behind", "rate")}
-    changed = {name: value for name, value in stale.items() if previous.get(name) != value}
-    if due:
-        status |= changed
-    return {"status": status} if status else None
+    numbers = {name: wanted.numbers.get(name) for name in ("lag", "behind", "rate")}
+    status = {
+        "observedGeneration": wanted.generation,
+        "conditions": _conditions(previous.get("conditions", ()), wanted, now),
+        **wanted.facts,
+        **numbers,
+    }
+    changed = {name: value for name, value in status.items() if previous.get(name) != value}
+    is_urgent = any(_lasting(name, value) != _lasting(name, previous.get(name)) for name, value in changed.items())
+    return {"status": changed} if changed and (is_urgent or written_s >= NUMBERS_EVERY_S) else None
+
+
+def _lasting(name: str, value: Any) -> Any:
+    """A part of a status without what flickers: numbers, and sentences that hold some."""
+    match name:
+        case "lag" | "behind" | "rate":
+            return None
+        case "stages":
+            return [{key: one[key] for key in one if key != "message"} for one in value or ()]
+        case "conditions":
+            return [one | {"message": ""} if one["type"] == "Scaling" else one for one in value or ()]
+        case _:
+            return value
 
 
 def _conditions(previous: Iterable[Mapping[str, Any]], wanted: Report, now: str) -> list[dict[str, Any]]:

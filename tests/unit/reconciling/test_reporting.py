@@ -148,13 +148,13 @@ def report(**changes) -> Report:
 
 
 def written(wanted: Report, *, at: str = "2026-01-01T00:00:00Z") -> dict:
-    patch = reporting.status_patch({}, wanted, now=at, numbers_age_s=1e9)
+    patch = reporting.status_patch({}, wanted, now=at, written_s=1e9)
     assert patch is not None
     return patch["status"]
 
 
 def test_nothing_new_is_not_written():
-    assert reporting.status_patch(written(report()), report(), now="later", numbers_age_s=1e9) is None
+    assert reporting.status_patch(written(report()), report(), now="later", written_s=1e9) is None
 
 
 def test_numbers_wait_half_a_minute_and_conditions_do_not():
@@ -162,20 +162,37 @@ def test_numbers_wait_half_a_minute_and_conditions_do_not():
     grown = report(numbers=EVEN | {"lag": "20"})
     failed = report(conditions=(Condition("Ready", "False", "Conflict", "no"),), numbers=EVEN | {"lag": "20"})
 
-    assert reporting.status_patch(before, grown, now="later", numbers_age_s=29) is None
-    patch = reporting.status_patch(before, failed, now="later", numbers_age_s=0)
+    assert reporting.status_patch(before, grown, now="later", written_s=29) is None
+    patch = reporting.status_patch(before, failed, now="later", written_s=0)
     assert patch is not None
     assert patch["status"]["conditions"][0]["reason"] == "Conflict"
 
 
+@pytest.mark.parametrize(("reason", "is_written"), [("Behind", False), ("AtMaximum", True)])
+def test_sentences_with_numbers_wait_too_and_reasons_do_not(reason, is_written):
+    """Else every round of a stage that falls behind would write."""
+
+    def behind(reason: str, seconds: int) -> Report:
+        sentence = f"{seconds} s behind"
+        return report(
+            conditions=(Condition("Scaling", "True", reason, sentence),),
+            facts={"stages": [{"name": "enrich", "reason": reason, "message": sentence}]},
+        )
+
+    before = written(behind("Behind", 15))
+    patch = reporting.status_patch(before, behind(reason, 16), now="later", written_s=29)
+
+    assert (patch is not None) is is_written
+
+
 def test_due_numbers_are_written():
-    patch = reporting.status_patch(written(report()), report(numbers=EVEN | {"lag": "20"}), now="x", numbers_age_s=31)
+    patch = reporting.status_patch(written(report()), report(numbers=EVEN | {"lag": "20"}), now="x", written_s=31)
 
     assert patch == {"status": {"lag": "20"}}
 
 
 def test_a_number_that_became_unknown_is_taken_back():
-    patch = reporting.status_patch(written(report()), report(numbers={"rate": "200/s"}), now="x", numbers_age_s=31)
+    patch = reporting.status_patch(written(report()), report(numbers={"rate": "200/s"}), now="x", written_s=31)
 
     assert patch == {"status": {"lag": None, "behind": None}}
 
@@ -186,7 +203,7 @@ def test_transitions_keep_their_time_until_the_status_flips():
     flipped = report(conditions=(Condition("Ready", "False", "Conflict", "no"),))
 
     def since(wanted: Report) -> str:
-        patch = reporting.status_patch(before, wanted, now="2026-01-02T00:00:00Z", numbers_age_s=0)
+        patch = reporting.status_patch(before, wanted, now="2026-01-02T00:00:00Z", written_s=0)
         assert patch is not None
         return patch["status"]["conditions"][0]["lastTransitionTime"]
 
