@@ -7,7 +7,7 @@ ARGS ?=
 REGISTRY ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PROJECTS := . services/producer services/processor services/sink cli
+PROJECTS := . services/producer services/processor services/sink cli operator
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --progress-bar off
 
 .PHONY: help

@@ -1,4 +1,4 @@
-"""Builds the images of the services and of the `forebay` command (`make images`), and hands them on.
+"""Builds the images of the services and of the operator (`make images`), and hands them on.
 
 They are called REGISTRY/forebay-SERVICE:TAG as charts/pipeline expects. With --push they go to their registry, otherwise
 into the cluster of `make cluster` where it runs. Where the public base image cannot be pulled, one is made from Debian packages.
@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "hack/cluster"))
 
-import dev_images  # noqa: E402  the path is set above
+import binaries  # noqa: E402  the path is set above
+import dev_images  # noqa: E402
 import lifecycle  # noqa: E402
 from host import Failure, Provider, output, run_logged, say  # noqa: E402
 from images import exists, pullable  # noqa: E402
@@ -32,6 +33,8 @@ class Service:
     """One image and what it is built from."""
 
     name: str
+    target: str = "service"
+    """Stage of the Dockerfile."""
     arguments: Sequence[str] = ()
     """Build arguments beside SERVICE, where they are not what the Dockerfile derives from it."""
     limit: int | None = None
@@ -42,7 +45,7 @@ SERVICES = (
     Service(name="producer"),
     Service(name="processor", limit=120),
     Service(name="sink"),
-    Service(name="operator", arguments=("PROJECT=cli", "MODULE=forebay_cli.main")),
+    Service(name="operator", target="operator", arguments=("PROJECT=operator", "ALSO=cli"), limit=150),
 )
 
 
@@ -75,7 +78,11 @@ def build(provider: Provider, service: Service, base: Base, name: str) -> None:
         f"REVISION={revision()}",
         *service.arguments,
     )
-    command = provider.command("build", "--network", "host", "--file", "services/Dockerfile", "--target", "service")
+    command = provider.command(
+        "build", "--network", "host", "--file", "services/Dockerfile", "--target", service.target
+    )
+    if service.target == "operator":
+        command += ["--build-context", f"tools={binaries.build(binaries.TOOLS)}"]
     command += ["--tag", name]
     for argument in arguments:
         command += ["--build-arg", argument]

@@ -11,6 +11,7 @@ HEADER = "# Generated from src/forebay/pipeline/spec.py by `make generate`: do n
 
 GENERATED = {
     ROOT / "manifests/crd/pipelines.forebay.dev.yaml": lambda: HEADER + schema.crd_yaml(),
+    ROOT / "charts/operator/files/pipelines.forebay.dev.yaml": lambda: HEADER + schema.crd_yaml(),
     ROOT / "charts/pipeline/values.schema.json": workloads.values_schema,
 }
 """What makes each file, by its path."""

@@ -15,10 +15,15 @@ def pins(name: str) -> set[str]:
     )
 
 
-@pytest.mark.parametrize("image", ["producer", "processor", "sink", "operator", "build"])
+@pytest.mark.parametrize("image", ["producer", "processor", "sink", "build"])
 def test_images_hold_the_versions_that_are_tested(image):
     assert pins(image)
     assert pins(image) <= pins("cli")
+
+
+def test_the_operator_has_the_versions_that_are_tested():
+    assert pins("operator")
+    assert pins("operator") <= pins("dev")
 
 
 @pytest.mark.parametrize("image", ["producer", "processor", "sink", "operator", "build", "reload"])

@@ -16,20 +16,20 @@ def spec(path: str) -> dict:
     return yaml.safe_load((charts.ROOT / path).read_text())["spec"]
 
 
-def test_the_sensors_values_are_the_sample_for_a_cluster():
-    assert spec("manifests/samples/01-sensors/values.yaml") == spec("manifests/samples/01-sensors/cluster.yaml")
+def test_the_development_values_are_the_sample_for_a_cluster():
+    assert spec("manifests/dev/values.yaml") == spec("manifests/samples/01-sensors/cluster.yaml")
 
 
-def test_the_development_values_differ_in_kafka_and_its_copies_alone():
-    development, sample = spec("manifests/dev/values.yaml"), spec("manifests/samples/01-sensors/cluster.yaml")
+def test_the_sensors_values_differ_in_kafka_and_its_copies_alone():
+    values, sample = spec("manifests/samples/01-sensors/values.yaml"), spec("manifests/samples/01-sensors/cluster.yaml")
 
-    assert development.pop("kafka") == {"bootstrapServers": "kafka:9092"}
-    assert sample.pop("kafka") != {"bootstrapServers": "kafka:9092"}
-    for topic in development["topics"]:
-        assert topic.pop("replicationFactor") == 1
-    for topic in sample["topics"]:
+    assert values.pop("kafka").keys() == {"bootstrapServers", "tls", "sasl", "adminSecretRef"}
+    assert sample.pop("kafka") == {"bootstrapServers": "kafka:9092"}
+    for topic in values["topics"]:
         assert topic.pop("replicationFactor") == 3
-    assert development == sample
+    for topic in sample["topics"]:
+        assert topic.pop("replicationFactor") == 1
+    assert values == sample
 
 
 def test_the_weather_values_add_what_pods_need():

@@ -16,7 +16,7 @@ Changes when a pod would do something else after a restart. Bounds of scaling an
 changing those restarts no pod that need not be.
 */}}
 {{- define "forebay.checksum" -}}
-  {{- $spec := deepCopy (omit .Values.spec "workloads") -}}
+  {{- $spec := deepCopy (omit .Values.spec "workloads" "deletionPolicy") -}}
   {{- range $stage := concat ($spec.producers | default list) ($spec.processors | default list) ($spec.sinks | default list) -}}
     {{- $_ := unset $stage "autoscaling" -}}
     {{- $_ := unset $stage "pod" -}}

@@ -138,6 +138,7 @@ spec:
         {{- if eq .entry.workload "Deployment" }}
         - {name: FOREBAY_ORDINAL, value: "0"} # such a replica has no identity, and its name's end is no number
         {{- end }}
+      terminationMessagePolicy: FallbackToLogsOnError # a crashed replica's last words stand in the pod's status
       ports:
         - {name: http, containerPort: 8080}
       startupProbe: # imports take a while on a busy node

@@ -35,7 +35,7 @@ spec.replicas of one stage, or nothing where somebody else owns the field. Takes
 */}}
 {{- define "forebay.replicas" -}}
   {{- $live := dict -}}
-  {{- if eq .entry.low .entry.high -}}
+  {{- if and (eq .entry.low .entry.high) (not (dig "autoscaling" "scaleToZero" false .entry.stage)) -}}
 replicas: {{ .entry.low }}
   {{- else if not .root.Values.omitReplicas -}}
     {{- $live = lookup "apps/v1" .entry.workload .root.Release.Namespace .entry.name | default dict -}}
@@ -67,7 +67,7 @@ Labels of all objects of the release. No version: an upgrade of the chart alone 
 */}}
 {{- define "forebay.commonLabels" -}}
 app.kubernetes.io/part-of: {{ .Release.Name }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Values.managedBy | default .Release.Service }}
 forebay.dev/pipeline: {{ .Release.Name }}
 {{- end -}}
 

@@ -5,6 +5,7 @@ dictionaries are never logged. The properties that exactly-once, ordering and th
 and cannot be overridden: the allow-list of `kafkaProperties` leaves them out.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from forebay.errors import MissingSecret
 from forebay.pipeline.spec import Delivery, Kafka, SecretRef
 
 Properties = dict[str, Any]
+
+Secrets = Path | Mapping[str, Mapping[str, str]] | None
+"""Where Secrets come from: a folder in which they are mounted, or their contents by name and key."""
 
 TRANSACTION_TIMEOUT_MS = 15_000
 """The broker aborts a silent transaction after this; it also bounds how long a commit can block."""
@@ -32,8 +36,14 @@ _CLIENT: Properties = {
 }
 
 
-def read_secret(secrets: Path | None, ref: SecretRef, key: str) -> str:
-    """The content of one key of a mounted Secret, without a final newline; MissingSecret names the file and the cure."""
+def read_secret(secrets: Secrets, ref: SecretRef, key: str) -> str:
+    """The content of one key of a Secret, without a final newline; MissingSecret names it and the cure."""
+    if isinstance(secrets, Mapping):
+        if ref.name not in secrets:
+            raise MissingSecret(f"Secret {ref.name!r} does not exist: create it, with key {key!r}")
+        if key not in secrets[ref.name]:
+            raise MissingSecret(f"Secret {ref.name!r} has no key {key!r}: add it")
+        return secrets[ref.name][key].removesuffix("\n")
     if secrets is None:
         raise MissingSecret(
             f"Secret {ref.name!r} is needed, but no folder with Secrets was given: "
@@ -47,7 +57,7 @@ def read_secret(secrets: Path | None, ref: SecretRef, key: str) -> str:
         raise MissingSecret(f"key {key!r} of Secret {ref.name!r} cannot be read: {path}: {reason}") from error
 
 
-def connection(kafka: Kafka, secrets: Path | None) -> Properties:
+def connection(kafka: Kafka, secrets: Secrets) -> Properties:
     """librdkafka properties that reach the brokers and log in as the stage's user."""
     properties: Properties = {**_CLIENT, "bootstrap.servers": kafka.bootstrap_servers}
     properties["security.protocol"] = _protocol(kafka)
@@ -63,7 +73,7 @@ def connection(kafka: Kafka, secrets: Path | None) -> Properties:
     return properties
 
 
-def admin_connection(kafka: Kafka, secrets: Path | None) -> Properties:
+def admin_connection(kafka: Kafka, secrets: Secrets) -> Properties:
     """Like `connection`, logged in as the administrator where one is named."""
     properties = connection(kafka, secrets)
     if kafka.sasl and kafka.admin_secret_ref:
@@ -77,7 +87,7 @@ def _protocol(kafka: Kafka) -> str:
     return "SSL" if kafka.tls is not None else "PLAINTEXT"
 
 
-def _login(secrets: Path | None, ref: SecretRef) -> Properties:
+def _login(secrets: Secrets, ref: SecretRef) -> Properties:
     return {
         "sasl.username": read_secret(secrets, ref, "username"),
         "sasl.password": read_secret(secrets, ref, "password"),

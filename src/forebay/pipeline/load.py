@@ -60,6 +60,15 @@ def parse(text: str, source: str) -> Pipeline:
     return pipeline
 
 
+def load_object(plain: Any) -> Pipeline:
+    """The Pipeline in an object as Kubernetes has it; InvalidPipeline names everything that is wrong, by path."""
+    pipeline, problems = _judge(plain)
+    if problems or pipeline is None:
+        lines = dict.fromkeys(_printable(f"{spelled(problem.path)}: {problem.message}") for problem in problems)
+        raise InvalidPipeline(tuple(lines)[:MAX_PROBLEMS])
+    return pipeline
+
+
 def _the_pipeline(documents: tuple[Node, ...]) -> Node | None:
     """The document to judge: the first that calls itself a Pipeline, else the first."""
     for root in documents:

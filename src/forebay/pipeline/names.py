@@ -36,3 +36,24 @@ def changelog_topic(pipeline: Pipeline, stage: Processor, transform: Transform) 
 def replica(stage: Stage, ordinal: int) -> str:
     """A replica's name in logs and folders, as a StatefulSet names its pods."""
     return f"{stage.name}-{ordinal}"
+
+
+GROUP = "forebay.dev"
+PIPELINE_LABEL = f"{GROUP}/pipeline"
+"""On everything that belongs to a Pipeline: its name."""
+STAGE_LABEL = f"{GROUP}/stage"
+TEMPLATE_ANNOTATION = f"{GROUP}/template"
+"""On everything that the operator applied: a hash of that."""
+FINALIZER = f"{GROUP}/outside"
+"""While there is something outside Kubernetes to clean up."""
+PAUSED_ANNOTATION = f"{GROUP}/paused"
+"""On a Pipeline, "true": the operator changes nothing for it."""
+RELEASE_ANNOTATION = f"{GROUP}/release"
+"""On a Pipeline that is being deleted, "true": let it go, and leave in Kafka what is there."""
+ADOPT_ANNOTATION = f"{GROUP}/adopt"
+"""On a Pipeline, "true": topics that existed before it and differ may be changed."""
+
+
+def workload(pipeline: Pipeline, stage: Stage) -> str:
+    """The StatefulSet or Deployment of a stage."""
+    return f"{pipeline.metadata.name}-{stage.name}"

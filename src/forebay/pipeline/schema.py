@@ -8,6 +8,7 @@ lists and texts are bounded, which keeps the estimated cost of the rules far bel
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -56,7 +57,7 @@ def _names_fit(kind: str, replicas: str) -> Cel:
 def _names_declared_topics(kind: str, end: str) -> Cel:
     return (
         f"!has(self.{kind}) || self.{kind}.all(s, self.topics.exists(t, t.name == s.{end}))",
-        f"every `{end}` in {kind} names an entry of topics",
+        f"every `{end}` in {kind} names an entry of topics: declare the topic there, or correct the name",
     )
 
 
@@ -64,20 +65,39 @@ def _replicas_fit(kind: str) -> Cel:
     fits = "t.name != s.from || !has(t.partitions) || s.autoscaling.maxReplicas <= t.partitions"
     return (
         f"!has(self.{kind}) || self.{kind}.all(s, self.topics.all(t, {fits}))",
-        f"maxReplicas in {kind} is at most the partitions of the input: a replica without a partition idles",
+        (
+            f"maxReplicas in {kind} is at most the partitions of the input, for a replica without one idles: lower "
+            "maxReplicas, or give the topic more partitions"
+        ),
     )
 
 
 def _names_differ(kind: str, other: str) -> Cel:
     return (
         f"!has(self.{kind}) || !has(self.{other}) || self.{kind}.all(s, self.{other}.all(o, s.name != o.name))",
-        f"names of stages are unique: {kind} and {other} share one",
+        f"names of stages are unique, and {kind} and {other} share one: rename a stage",
     )
 
 
 def _reads_no_file(stages: str) -> Cel:
     return "!has(self.pod) || !has(self.pod.files)", f"{stages} read no file: remove pod.files"
 
+
+def _kept_storage(stages: str) -> Cel:
+    """A StatefulSet's volume claims cannot be changed."""
+    had, has = "has(oldSelf.pod) && has(oldSelf.pod.storage)", "has(self.pod) && has(self.pod.storage)"
+    return (
+        f"({has}) == ({had}) && (!({has}) || self.pod.storage == oldSelf.pod.storage)",
+        (
+            f"pod.storage of {stages} cannot be changed, for Kubernetes keeps a StatefulSet's volumes as they were made: "
+            "rename the stage, or delete the Pipeline and apply it anew"
+        ),
+    )
+
+
+_SAME_STATE = " && ".join(
+    f"has(self.{kind}) == has(oldSelf.{kind})" for kind in map(to_camel, spec.Transform.members())
+)
 
 _GROWN = "!has(self.partitions) || !has(oldSelf.partitions) || self.partitions >= oldSelf.partitions"
 
@@ -89,7 +109,9 @@ CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
     ),
     spec.PipelineSpec: (
         (
-            "[has(self.producers), has(self.processors), has(self.sinks)].exists(stages, stages)",
+            " || ".join(
+                f"(has(self.{kind}) && size(self.{kind}) > 0)" for kind in ("producers", "processors", "sinks")
+            ),
             "there is a stage: add an entry to producers, processors or sinks",
         ),
         _names_declared_topics("producers", "to"),
@@ -107,15 +129,21 @@ CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
         ("!has(self.adminSecretRef) || has(self.sasl)", "adminSecretRef needs a mechanism: add sasl"),
     ),
     spec.Topic: (
-        ("self.management == 'External' || has(self.partitions)", "a Managed topic has partitions"),
+        (
+            "self.management == 'External' || has(self.partitions)",
+            "a Managed topic has partitions: add partitions, or management: External if somebody else creates it",
+        ),
         (
             f"self.management == 'External' || {_GROWN}",
-            "partitions only grow: Kafka cannot take them away",
+            "partitions only grow, for Kafka cannot take them away: keep the number, or use a topic with another name",
         ),
     ),
     spec.FieldMapping: (
-        ("!has(self.column) || !has(self.constant)", "a field has a column or a constant, not both"),
-        ("!has(self.format) || self.type == 'timestamp'", "a format is for type timestamp"),
+        ("!has(self.column) || !has(self.constant)", "a field has a column or a constant, not both: remove one"),
+        (
+            "!has(self.format) || self.type == 'timestamp'",
+            "a format is for type timestamp: remove format, or change type",
+        ),
     ),
     spec.Producer: (
         ("!has(self.source.file) || self.replicas == 1", "a file has one reader: set replicas to 1"),
@@ -126,8 +154,9 @@ CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
         ("!has(self.pod) || !has(self.pod.storage)", "producers keep nothing on disk: remove pod.storage"),
     ),
     spec.Processor: (
-        ("self.from != self.to", "a processor writes to another topic than it reads"),
+        ("self.from != self.to", "a processor writes to another topic than it reads: change from or to"),
         _reads_no_file("processors"),
+        _kept_storage("processors"),
     ),
     spec.Sink: (
         (
@@ -135,20 +164,44 @@ CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
             "sinks other than duckdb keep nothing on disk: remove pod.storage",
         ),
         _reads_no_file("sinks"),
+        _kept_storage("sinks"),
         (
             "!has(self.destination.duckdb) || self.autoscaling.maxReplicas == 1",
             "one process alone can write a DuckDB file: set maxReplicas to 1, or use postgres",
         ),
     ),
-    spec.Autoscaling: (("self.minReplicas <= self.maxReplicas", "minReplicas is at most maxReplicas"),),
-    spec.Delivery: (("self.lingerMs < self.timeoutMs", "lingerMs is less than timeoutMs"),),
-    spec.MovingAverage: (("self.field != self.output", "output is another field than the one averaged"),),
+    spec.Autoscaling: (
+        (
+            "self.minReplicas <= self.maxReplicas",
+            "minReplicas is at most maxReplicas: lower minReplicas or raise maxReplicas",
+        ),
+    ),
+    spec.Delivery: (("self.lingerMs < self.timeoutMs", "lingerMs is less than timeoutMs: lower lingerMs"),),
+    spec.Transform: (
+        (
+            f"self.stateVersion != oldSelf.stateVersion || ({_SAME_STATE})",
+            (
+                "another kind of transform cannot read the state kept under this name: give it another name, or raise "
+                "stateVersion to start with empty state"
+            ),
+        ),
+        (
+            (
+                "self.stateVersion != oldSelf.stateVersion || !has(self.movingAverage) || !has(oldSelf.movingAverage) || "
+                "self.movingAverage.field == oldSelf.movingAverage.field"
+            ),
+            "the state of movingAverage holds values of the former field: raise stateVersion to start with empty state",
+        ),
+    ),
+    spec.MovingAverage: (
+        ("self.field != self.output", "output is another field than the one averaged: rename output"),
+    ),
     spec.Condition: (
         (
             "has(self.exists) || has(self.min) || has(self.max) || has(self.oneOf)",
             "a condition tests something: set exists, min, max or oneOf",
         ),
-        ("!has(self.min) || !has(self.max) || self.min <= self.max", "min is at most max"),
+        ("!has(self.min) || !has(self.max) || self.min <= self.max", "min is at most max: exchange them"),
     ),
 }
 """Beside these, every union has its rule: exactly one member is set."""
@@ -177,9 +230,7 @@ def crd() -> Schema:
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}},
-                    "additionalPrinterColumns": [
-                        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
-                    ],
+                    "additionalPrinterColumns": [column.definition() for column in COLUMNS],
                     "schema": {"openAPIV3Schema": _root()},
                 }
             ],
@@ -209,29 +260,117 @@ def _root() -> Schema:
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """What `kubectl get pipelines` shows in one column."""
+
+    name: str
+    path: str
+    text: str
+    kind: str = "string"
+    is_wide: bool = False
+    """Shown with `-o wide` alone."""
+
+    def definition(self) -> Schema:
+        """As the CustomResourceDefinition says it."""
+        priority = {"priority": 1} if self.is_wide else {}
+        return {
+            "name": self.name,
+            "type": self.kind,
+            "jsonPath": self.path,
+            "description": self.text,
+            **priority,
+        }
+
+
+def _condition(kind: str, field: str) -> str:
+    return f'.status.conditions[?(@.type=="{kind}")].{field}'
+
+
+COLUMNS = (
+    Column(name="Ready", path=_condition("Ready", "status"), text="Everything is as the Pipeline asks, and runs."),
+    Column(name="Replicas", path=".status.replicas", text="Ready replicas of all stages / wanted ones."),
+    Column(name="Lag", path=".status.lag", text="Records not yet read, summed over all stages that read."),
+    Column(name="Behind", path=".status.behind", text="How old the oldest unread record of any stage is."),
+    Column(name="Rate", path=".status.rate", text="Records per second into the first topics."),
+    Column(name="Why", path=".status.why", text="In one word, what keeps the Pipeline, or what its worst stage does."),
+    Column(name="Age", path=".metadata.creationTimestamp", kind="date", text="Since it was created."),
+    Column(name="Topics", path=".status.topics", is_wide=True, text="Topics that are as wanted / all of them."),
+    Column(name="Workloads", path=_condition("WorkloadsReady", "reason"), is_wide=True, text="How the pods are."),
+    Column(name="Scaling", path=_condition("Scaling", "reason"), is_wide=True, text="The last verdict on replicas."),
+    Column(name="Message", path=_condition("Ready", "message"), is_wide=True, text="What is wrong, and the cure."),
+)
+
+_TEXT: Schema = {"type": "string", "maxLength": 64}
+_WORD: Schema = {"type": "string", "maxLength": 128}
+_SENTENCE: Schema = {"type": "string", "maxLength": 32768}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+_COUNT: Schema = {"type": "integer", "format": "int32", "minimum": 0}
+
+
+def _list_by(key: str, most: int, properties: Schema, *required: str) -> Schema:
+    return {
+        "type": "array",
+        "maxItems": most,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": [key],
+        "items": {"type": "object", "required": [key, *required], "properties": properties},
+    }
+
+
 _STATUS: Schema = {
     "type": "object",
-    "description": "What the operator last saw.",
-    "x-kubernetes-preserve-unknown-fields": True,
+    "description": "What the operator last saw. Numbers are rounded, for people; exact ones are in its metrics.",
     "properties": {
-        "observedGeneration": {"type": "integer", "format": "int64"},
-        "conditions": {
-            "type": "array",
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-            "items": {
-                "type": "object",
-                "required": ["type", "status"],
-                "properties": {
-                    "type": {"type": "string", "maxLength": 316},
-                    "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-                    "observedGeneration": {"type": "integer", "format": "int64"},
-                    "lastTransitionTime": {"type": "string", "format": "date-time"},
-                    "reason": {"type": "string", "maxLength": 1024},
-                    "message": {"type": "string", "maxLength": 32768},
+        "observedGeneration": {"type": "integer", "format": "int64", "description": "The spec that this is about."},
+        "replicas": _TEXT | {"description": "Ready replicas of all stages / wanted ones, e.g. 4/5."},
+        "lag": _TEXT | {"description": "Records not yet read, e.g. 1.2k."},
+        "behind": _TEXT | {"description": "How old the oldest unread record is, e.g. 12s."},
+        "rate": _TEXT | {"description": "Records per second into the first topics, e.g. 200/s."},
+        "topics": _TEXT | {"description": "Topics that are as wanted / all of them, e.g. 6/6."},
+        "why": _WORD | {"description": "In one word, what keeps the Pipeline, or what its worst stage does."},
+        "conditions": _list_by(
+            "type",
+            16,
+            {
+                "type": {"type": "string", "maxLength": 316},
+                "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                "observedGeneration": {"type": "integer", "format": "int64"},
+                "lastTransitionTime": _TIME,
+                "reason": {"type": "string", "maxLength": 1024},
+                "message": _SENTENCE,
+            },
+            "status",
+        ),
+        "managedTopics": _list_by(
+            "name",
+            1024,
+            {
+                "name": {"type": "string", "maxLength": 249},
+                "id": _TEXT | {"description": "Kafka's: a topic that was deleted and made again has another."},
+            },
+            "id",
+        )
+        | {"description": "Topics that this Pipeline created or took over, and may delete."},
+        "stages": _list_by(
+            "name",
+            96,
+            {
+                "name": {"type": "string", "maxLength": 40},
+                "kind": {"type": "string", "enum": ["producer", "processor", "sink"]},
+                "replicas": _COUNT | {"description": "Wanted."},
+                "readyReplicas": _COUNT,
+                "lag": _TEXT,
+                "behind": _TEXT,
+                "reason": _WORD,
+                "message": _SENTENCE,
+                "scaling": {
+                    "type": "object",
+                    "description": "What scaling must remember when the operator restarts; written with decisions only.",
+                    "x-kubernetes-preserve-unknown-fields": True,
                 },
             },
-        },
+        ),
     },
 }
 

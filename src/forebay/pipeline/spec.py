@@ -285,12 +285,14 @@ class Batch(Model):
 
 
 class Autoscaling(Model):
-    """Bounds for the number of replicas; equal bounds pin it."""
+    """Bounds for the number of replicas; equal bounds pin it, unless the stage may scale to zero."""
 
     min_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     freshness_seconds: Annotated[int, Field(ge=1, le=86_400)] = 10
     """How far behind its input a stage may be."""
+    scale_to_zero: bool = False
+    """No replica at all while there is nothing to read; the first record wakes the stage."""
 
 
 class StartFrom(StrEnum):
@@ -535,6 +537,13 @@ class Workloads(StrEnum):
     EXTERNAL = "External"
 
 
+class DeletionPolicy(StrEnum):
+    """What becomes of the Managed topics and of their records when the Pipeline is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
 class PipelineSpec(Model):
     """Topics are the edges, stages the nodes."""
 
@@ -544,6 +553,7 @@ class PipelineSpec(Model):
     producers: Annotated[tuple[Producer, ...], Field(max_length=32)] = ()
     processors: Annotated[tuple[Processor, ...], Field(max_length=32)] = ()
     sinks: Annotated[tuple[Sink, ...], Field(max_length=32)] = ()
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
     @property
     def stages(self) -> tuple[Producer | Processor | Sink, ...]:

@@ -117,6 +117,8 @@ class Values(Model):
     pod_defaults: PodDefaults = PodDefaults()
     omit_replicas: bool = False
     """Leaves spec.replicas out where minReplicas and maxReplicas differ, for whoever scales owns the field."""
+    managed_by: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]*$", max_length=63)] = ""
+    """Who deploys this, for the label app.kubernetes.io/managed-by; default: Helm."""
     topics: TopicsJob = TopicsJob()
     pipeline: PipelineObject = PipelineObject()
     pod_monitor: PodMonitor = PodMonitor()
@@ -132,6 +134,7 @@ def values(pipeline: Pipeline, images: Images, pod_defaults: PodDefaults | None 
         images=images,
         pod_defaults=pod_defaults or PodDefaults(),
         omit_replicas=True,
+        managed_by="forebay",
     )
     return chosen.model_dump(mode="json", by_alias=True, exclude_none=True)
 

@@ -133,6 +133,44 @@ def test_partitions_only_grow():
     assert "self.partitions >= oldSelf.partitions" in rule["rule"]
 
 
+def test_every_rule_says_what_to_do():
+    """A message is a statement and, after the colon, the cure; `set exactly one of ...` is one by itself."""
+    messages = {rule["message"] for _, node in nodes(root()) for rule in node.get("x-kubernetes-validations", ())}
+
+    assert {
+        message for message in messages if ": " not in message and not message.startswith("set exactly one")
+    } == set()
+
+
+def test_columns_point_to_what_the_status_has():
+    status = root()["properties"]["status"]["properties"]
+    for column in schema.crd()["spec"]["versions"][0]["additionalPrinterColumns"]:
+        path = column["jsonPath"].removeprefix(".status.").partition("[")[0]
+        assert path in status or column["name"] == "Age"
+
+
+def test_plain_columns_are_those_that_answer_at_once():
+    columns = schema.crd()["spec"]["versions"][0]["additionalPrinterColumns"]
+
+    assert [column["name"] for column in columns if not column.get("priority")] == [
+        "Ready",
+        "Replicas",
+        "Lag",
+        "Behind",
+        "Rate",
+        "Why",
+        "Age",
+    ]
+
+
+def test_the_status_is_structural_to_its_end():
+    """What the operator writes is in the schema: nothing is pruned, and nothing unknown is kept but scaling's memory."""
+    status = root()["properties"]["status"]
+    open_nodes = [path for path, node in nodes(status) if node.get("x-kubernetes-preserve-unknown-fields")]
+
+    assert open_nodes == [".stages[].scaling"]
+
+
 def test_no_field_is_called_like_a_word_of_cel():
     fields = {name for _, node in nodes(root()) for name in node.get("properties", {})}
 

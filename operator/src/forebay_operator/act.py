@@ -1,0 +1,135 @@
+"""Takes the steps of a plan, one after the other, and stops at the first that fails. Each may be repeated."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import structlog
+
+from forebay.errors import ForebayError
+from forebay.pipeline import names
+from forebay.pipeline.spec import Pipeline
+from forebay.planning import objects, reporting
+from forebay.planning.reconciling import (
+    Apply,
+    DeleteTopics,
+    Hold,
+    Release,
+    RememberTopics,
+    Remove,
+    ReplacePod,
+    Scale,
+    Step,
+)
+from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic
+from forebay_operator import events, metrics
+from forebay_operator.api import BY_KIND, PIPELINES, PODS, Api
+from forebay_operator.connections import Connections
+from forebay_operator.observe import Memory
+from forebay_operator.world import World
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a plan's steps."""
+
+    done: tuple[Step, ...] = ()
+    failure: str | None = None
+    """Why the step after those could not be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """What steps are taken with."""
+
+    api: Api
+    world: World
+    connections: Connections
+    events: events.Events
+
+    async def act(
+        self, steps: Iterable[Step], pipeline: Pipeline | None, body: Mapping[str, Any], memory: Memory
+    ) -> Outcome:
+        """Take the steps.
+
+        Args:
+            steps: in order.
+            pipeline: None when its spec cannot be read; the steps then need no Kafka.
+            body: the Pipeline object.
+            memory: what is remembered of it; kept up to date.
+        """
+        done: list[Step] = []
+        where = {"namespace": body["metadata"]["namespace"], "pipeline": body["metadata"]["name"]}
+        for step in steps:
+            kind = type(step).__name__
+            try:
+                await self._take(step, pipeline, body, memory)
+            except ForebayError as error:
+                metrics.STEPS.labels(kind, "failed").inc()
+                log.warning("step failed", step=str(step), error=str(error), **where)
+                return Outcome(tuple(done), f"cannot {step}: {error}")
+            metrics.STEPS.labels(kind, "done").inc()
+            log.info("step", step=str(step), **where)
+            await self.events.tell_step(body, step)
+            done.append(step)
+        return Outcome(tuple(done))
+
+    async def _take(self, step: Step, pipeline: Pipeline | None, body: Mapping[str, Any], memory: Memory) -> None:
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        match step:
+            case CreateTopic() | AddPartitions() | AlterConfig():
+                memory.distrust_topics()
+                connection = await self.connections.to(_needed(pipeline))
+                await self.connections.run(connection.admin.apply, step)
+            case DeleteTopics(doomed):
+                memory.distrust_topics()
+                connection = await self.connections.to(_needed(pipeline))
+                await self.connections.run(connection.admin.delete_topics, doomed)
+            case Apply(manifest):
+                applied = await self.api.apply(manifest.body, namespace)
+                self.world.see(manifest.key.kind, applied)
+                memory.fingerprints[manifest.key] = objects.fingerprint(manifest.body, applied)
+            case Remove(key):
+                await self.api.delete(BY_KIND[key.kind], namespace, key.name)
+                self.world.forget(key.kind, namespace, key.name)
+                memory.fingerprints.pop(key, None)
+            case Scale(key, _, _, verdict):
+                scaled = await self.api.scale(key.kind, namespace, key.name, verdict.replicas)
+                self.world.see(key.kind, scaled)
+                metrics.DECISIONS.labels(verdict.reason).inc()
+            case ReplacePod(pod):
+                await self.api.delete(PODS, namespace, pod)
+                self.world.forget("Pod", namespace, pod)
+            case RememberTopics(topics):
+                patch = reporting.ledger_patch(topics)
+                self.world.see("Pipeline", await self.api.patch(PIPELINES, namespace, name, patch, status=True))
+            case Hold():
+                await self._set_finalizers(namespace, name, add=True)
+            case Release():
+                await self._set_finalizers(namespace, name, add=False)
+            case _:
+                assert_never(step)
+
+    async def _set_finalizers(self, namespace: str, name: str, *, add: bool) -> None:
+        """Others may have finalizers too: the list is replaced only as it was read."""
+        current = await self.api.get(PIPELINES, namespace, name)
+        metadata = current["metadata"]
+        kept = [finalizer for finalizer in metadata.get("finalizers", ()) if finalizer != names.FINALIZER]
+        wanted = [*kept, names.FINALIZER] if add else kept
+        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": wanted}}
+        self.world.see("Pipeline", await self.api.patch(PIPELINES, namespace, name, patch))
+
+
+def _needed(pipeline: Pipeline | None) -> Pipeline:
+    if pipeline is None:  # without a spec no such step is planned
+        raise AssertionError("a step of Kafka without a Pipeline")
+    return pipeline
+
+
+def scaled_at(done: Iterable[Step], now: float | None = None) -> dict[str, float]:
+    """When replicas were changed just now, by stage."""
+    at = round(time.time() if now is None else now)
+    return {step.stage: float(at) for step in done if isinstance(step, Scale)}

@@ -1,0 +1,115 @@
+"""Clients of Kafka's administration: one for each cluster and login, shared by all Pipelines that have both in common.
+
+Their calls block, so they run in threads, a bounded number of them. Contents of Secrets are read when a client is made and
+go straight into its properties; a Secret that changes gives another client.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from forebay.errors import ForebayError
+from forebay.kafka import settings
+from forebay.kafka.admin import Admin
+from forebay.kafka.group_offsets import OffsetReader
+from forebay.pipeline.spec import Kafka, Pipeline
+from forebay_operator import metrics
+from forebay_operator.api import SECRETS, Api, NotFound
+from forebay_operator.world import World
+
+_MOST_CLIENTS = 64
+_THREADS = 16
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A way to one Kafka cluster."""
+
+    admin: Admin
+    properties: Mapping[str, Any]
+    """librdkafka's; they hold credentials and are never shown."""
+    cluster: str
+    """The cluster's own id."""
+
+    def __repr__(self) -> str:
+        return f"Connection({self.cluster})"
+
+
+class Connections:
+    """Makes clients, and keeps them."""
+
+    def __init__(self, api: Api, world: World) -> None:
+        self._api = api
+        self._world = world
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kafka")
+        self._known: OrderedDict[str, Connection] = OrderedDict()
+        self._making: dict[str, asyncio.Lock] = {}
+        self._clusters: dict[str, str] = {}
+        self.offsets = OffsetReader()
+
+    async def to(self, pipeline: Pipeline) -> Connection:
+        """The client for a Pipeline; MissingSecret, TryLater or Refused say why there is none."""
+        key = self._key(pipeline)
+        async with self._making.setdefault(key, asyncio.Lock()):
+            if key not in self._known:
+                self._known[key] = await self._made(pipeline)
+                while len(self._known) > _MOST_CLIENTS:
+                    forgotten, _ = self._known.popitem(last=False)
+                    self._making.pop(forgotten, None)
+        self._known.move_to_end(key)
+        self._clusters[pipeline.spec.kafka.bootstrap_servers] = self._known[key].cluster
+        return self._known[key]
+
+    async def run(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        """A blocking call in one of the threads."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*arguments))
+        except ForebayError:
+            metrics.KAFKA_ERRORS.labels("all").inc()
+            raise
+
+    def cluster_of(self, kafka: Kafka) -> str:
+        """The id of a cluster that was reached before; until then its addresses stand for it."""
+        return self._clusters.get(kafka.bootstrap_servers, kafka.bootstrap_servers)
+
+    def close(self) -> None:
+        """End threads and child."""
+        self.offsets.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _key(self, pipeline: Pipeline) -> str:
+        namespace, kafka = pipeline.metadata.namespace, pipeline.spec.kafka
+        secrets = {name: self._world.secret(namespace, name) for name in sorted(secret_names(kafka))}
+        digests = {name: dict(found.digests) if found else None for name, found in secrets.items()}
+        return hashlib.sha256(json.dumps([kafka.model_dump(mode="json"), digests]).encode()).hexdigest()
+
+    async def _made(self, pipeline: Pipeline) -> Connection:
+        namespace, kafka = pipeline.metadata.namespace, pipeline.spec.kafka
+        secrets = {name: await self._secret(namespace, name) for name in sorted(secret_names(kafka))}
+        known = {name: contents for name, contents in secrets.items() if contents is not None}
+        properties = settings.admin_connection(kafka, known)
+        admin = await self.run(Admin, properties)
+        return Connection(admin, properties, await self.run(admin.cluster_id))
+
+    async def _secret(self, namespace: str, name: str) -> dict[str, str] | None:
+        try:
+            body = await self._api.get(SECRETS, namespace, name)
+        except NotFound:
+            return None
+        data = body.get("data") or {}
+        return {key: base64.b64decode(text).decode(errors="replace") for key, text in data.items()}
+
+
+def secret_names(kafka: Kafka) -> Iterator[str]:
+    """The Secrets that administration needs."""
+    refs = [kafka.admin_secret_ref, kafka.sasl.secret_ref if kafka.sasl else None]
+    if kafka.tls is not None:
+        refs += [kafka.tls.ca_secret_ref, kafka.tls.client_certificate_secret_ref]
+    yield from {ref.name for ref in refs if ref is not None}

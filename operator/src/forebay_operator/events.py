@@ -1,0 +1,92 @@
+"""Events of Pipelines: what was done and why, where `kubectl describe` shows it."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from forebay.errors import ForebayError
+from forebay.planning.reconciling import Apply, DeleteTopics, Release, Remove, ReplacePod, Scale, Step
+from forebay.planning.reporting import Condition
+from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic
+from forebay_operator.api import EVENTS, Api
+
+log = structlog.get_logger()
+
+_LONGEST_NOTE = 1024
+_REASONS: dict[type, str] = {
+    CreateTopic: "TopicCreated",
+    AddPartitions: "TopicGrown",
+    AlterConfig: "TopicConfigured",
+    DeleteTopics: "TopicsDeleted",
+    Scale: "Scaled",
+    Remove: "Removed",
+    ReplacePod: "PodReplaced",
+}
+"""Steps that users want to know of. Objects are applied by the dozen; of those only corrections are told."""
+
+
+_PASSING = frozenset({"Changing", "Progressing", "Deleting", "Paused"})
+"""Not ready, and nothing to worry about."""
+
+
+class Events:
+    """Writes them; that one is lost is no failure."""
+
+    def __init__(self, api: Api, identity: str) -> None:
+        self._api = api
+        self._identity = identity
+
+    async def tell_step(self, pipeline: Mapping[str, Any], step: Step) -> None:
+        """What was done."""
+        match step:
+            case Apply(_, "somebody changed it"):
+                await self.tell(pipeline, "Corrected", str(step))
+            case Release(orphans) if orphans:
+                await self.tell(pipeline, "LeftBehind", str(step), is_warning=True)
+            case _ if (reason := _REASONS.get(type(step))) is not None:
+                await self.tell(pipeline, reason, str(step))
+
+    async def tell_ready(self, pipeline: Mapping[str, Any], ready: Condition) -> None:
+        """The Pipeline became ready, or stopped being so, or for another reason."""
+        await self.tell(
+            pipeline, ready.reason, ready.message, is_warning=not ready.is_good and ready.reason not in _PASSING
+        )
+
+    async def tell(
+        self,
+        pipeline: Mapping[str, Any],
+        reason: str,
+        note: str,
+        *,
+        is_warning: bool = False,
+        action: str = "Reconcile",
+    ) -> None:
+        """One Event."""
+        metadata = pipeline["metadata"]
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # noqa: TID251 - IO: an Event carries its time
+        event = {
+            "apiVersion": EVENTS.group_version,
+            "kind": "Event",
+            "metadata": {"name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}", "namespace": metadata["namespace"]},
+            "eventTime": now,
+            "reportingController": "forebay.dev/operator",
+            "reportingInstance": self._identity,
+            "action": action,
+            "reason": reason,
+            "type": "Warning" if is_warning else "Normal",
+            "note": note if len(note) <= _LONGEST_NOTE else f"{note[: _LONGEST_NOTE - 3]}...",
+            "regarding": {
+                "apiVersion": "forebay.dev/v1alpha1",
+                "kind": "Pipeline",
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+            },
+        }
+        try:
+            await self._api.create(EVENTS, metadata["namespace"], event)
+        except ForebayError as error:
+            log.warning("an Event could not be written", reason=reason, error=str(error))

@@ -1,0 +1,24 @@
+"""What the operator counts."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECONCILES = Counter("forebay_operator_reconciles", "Rounds over a Pipeline, by result", ["result"])
+RECONCILE_SECONDS = Histogram(
+    "forebay_operator_reconcile_seconds",
+    "Time of one round over a Pipeline",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+)
+STEPS = Counter("forebay_operator_steps", "Steps taken, by kind and result", ["step", "result"])
+OLDEST_UNFINISHED = Gauge(
+    "forebay_operator_oldest_unfinished_seconds", "Age of the oldest change that has not been dealt with"
+)
+WATCH_SILENCE = Gauge("forebay_operator_watch_silence_seconds", "Since the last event of any watch")
+LOOP_LAG = Gauge("forebay_operator_loop_lag_seconds", "By how much the event loop was late")
+KAFKA_ERRORS = Counter("forebay_operator_kafka_errors", "Requests to Kafka that failed", ["cluster"])
+API_CALLS = Counter("forebay_operator_api_calls", "Requests to Kubernetes, without watches", ["verb", "kind"])
+STATUS_PATCHES = Counter("forebay_operator_status_patches", "Writes to the status of Pipelines")
+PIPELINES = Gauge("forebay_operator_pipelines", "Pipelines, by whether they are ready", ["ready"])
+LAG = Gauge("forebay_operator_lag_records", "Records not yet read", ["namespace", "pipeline", "stage"])
+BEHIND = Gauge("forebay_operator_behind_seconds", "Age of the oldest unread record", ["namespace", "pipeline", "stage"])
+REPLICAS = Gauge("forebay_operator_wanted_replicas", "Replicas decided on", ["namespace", "pipeline", "stage"])
+DECISIONS = Counter("forebay_operator_decisions", "Changes of replicas, by reason", ["reason"])

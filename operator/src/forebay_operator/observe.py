@@ -1,0 +1,180 @@
+"""Every read of a round over a Pipeline, in parallel. What cannot be read becomes a Trouble, never a guess."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from forebay.errors import ForebayError, MissingSecret, Refused
+from forebay.pipeline import names
+from forebay.pipeline.spec import TLS, Pipeline, Workloads
+from forebay.planning import claims, objects, pods, reporting, topics
+from forebay.planning.objects import Manifest, ObjectKey, Owner
+from forebay.planning.pods import Trouble
+from forebay.planning.reconciling import Identity, Observation
+from forebay_operator.connections import Connection, Connections
+from forebay_operator.measuring import Measuring
+from forebay_operator.rendering import Renderer
+from forebay_operator.world import Key, World
+
+TOPICS_AGE_S = 55.0
+"""Topics are described anew when what is known is older, and after every change of the Pipeline."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of a Pipeline between rounds. All of it may be lost."""
+
+    uid: str
+    fingerprints: dict[ObjectKey, str]
+    known_topics: topics.Observed | None = None
+    topics_at: float = 0.0
+    topics_generation: int = -1
+    written_at: float = float("-inf")
+    """When its status was written last."""
+
+    def distrust_topics(self) -> None:
+        """Something was changed: look again."""
+        self.known_topics = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where everything is read from."""
+
+    world: World
+    connections: Connections
+    renderer: Renderer
+    measuring: Measuring
+    claimants: dict[Key, claims.Claimant]
+    """All Pipelines that are known, with what they manage."""
+
+
+async def observe(
+    pipeline: Pipeline, body: Mapping[str, Any], memory: Memory, sources: Sources, now: float
+) -> Observation:
+    """Everything that the plan for a Pipeline looks at."""
+    identity = identify(body, now)
+    key = (pipeline.metadata.namespace, pipeline.metadata.name)
+    observed, manifests = await asyncio.gather(
+        _topics(pipeline, body, memory, sources, identity), _manifests(pipeline, sources, identity)
+    )
+    members = list(sources.world.members(key))
+    own = sources.claimants.get(key)
+    others = (claimant for other, claimant in sources.claimants.items() if other != key)
+    return Observation(
+        identity=identity,
+        topics=observed,
+        claims=claims.older_claims(own, others) if own is not None else {},
+        secrets=tuple(_secret_problems(pipeline, sources.world)),
+        manifests=manifests,
+        live=tuple(member for member in members if member["kind"] != "Pod"),
+        remembered=dict(memory.fingerprints),
+        pods=tuple(pods.read(member) for member in members if member["kind"] == "Pod" and not _has_ended(member)),
+        measured=sources.measuring.measured(key),
+    )
+
+
+def identify(body: Mapping[str, Any], now: float) -> Identity:
+    """What the Pipeline object says beside its spec."""
+    metadata, status = body["metadata"], body.get("status", {})
+    deleted = metadata.get("deletionTimestamp")
+    return Identity(
+        owner=Owner(metadata["name"], metadata["uid"]),
+        annotations=metadata.get("annotations", {}),
+        has_finalizer=names.FINALIZER in metadata.get("finalizers", ()),
+        deleted_for_s=now - datetime.fromisoformat(deleted).timestamp() if deleted else None,
+        topics=reporting.ledger(status),
+        changed_at=reporting.changes(status),
+    )
+
+
+def _has_ended(pod: Mapping[str, Any]) -> bool:
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
+
+
+async def _topics(
+    pipeline: Pipeline, body: Mapping[str, Any], memory: Memory, sources: Sources, identity: Identity
+) -> topics.Observed | Trouble:
+    key = (pipeline.metadata.namespace, pipeline.metadata.name)
+    generation = body["metadata"]["generation"]
+    try:
+        connection = await sources.connections.to(pipeline)
+        is_known = memory.known_topics is not None and memory.topics_generation == generation
+        if not is_known or time.monotonic() - memory.topics_at > TOPICS_AGE_S:
+            wanted = {*topics.names_of(pipeline), *identity.topics}
+            memory.known_topics = await sources.connections.run(connection.admin.observe, sorted(wanted))
+            memory.topics_at, memory.topics_generation = time.monotonic(), generation
+    except MissingSecret as error:
+        trouble = Trouble("SecretMissing", str(error))
+    except Refused as error:
+        trouble = Trouble("KafkaRefuses", str(error))
+    except ForebayError as error:
+        trouble = Trouble("KafkaUnreachable", str(error))
+    else:
+        assert memory.known_topics is not None  # noqa: S101 - read above
+        _track(key, pipeline, connection, memory.known_topics, sources)
+        return memory.known_topics
+    memory.distrust_topics()
+    sources.measuring.lose(key)
+    return trouble
+
+
+def _track(key: Key, pipeline: Pipeline, connection: Connection, observed: topics.Observed, sources: Sources) -> None:
+    sizes = {name: state.partitions for name, state in observed.items() if state is not None}
+    sources.measuring.track(key, pipeline, connection, sizes)
+
+
+async def _manifests(pipeline: Pipeline, sources: Sources, identity: Identity) -> tuple[Manifest, ...] | Trouble:
+    if pipeline.spec.workloads is Workloads.EXTERNAL or identity.deleted_for_s is not None:
+        return ()
+    try:
+        return objects.prepare(await sources.renderer.render(pipeline), identity.owner)
+    except ForebayError as error:
+        return Trouble("ChartRefuses", str(error))
+
+
+def _secret_problems(pipeline: Pipeline, world: World) -> Iterator[str]:
+    """Which Secrets are not there, or incomplete. What is in them is judged by those who use it."""
+    for name, wanted in _wanted_secrets(pipeline):
+        found = world.secret(pipeline.metadata.namespace, name)
+        if found is None:
+            yield f"Secret {name} does not exist: create it, with {_alternatives(wanted)}"
+        elif not any(keys <= found.digests.keys() for keys in wanted):
+            missing = min((sorted(keys - found.digests.keys()) for keys in wanted), key=len)
+            yield f"Secret {name} lacks {', '.join(missing)}: add what is missing"
+
+
+def _alternatives(wanted: tuple[frozenset[str], ...]) -> str:
+    return " or ".join(", ".join(sorted(keys)) for keys in wanted)
+
+
+_LOGIN = (frozenset({"username", "password"}),)
+_CERTIFICATE = (frozenset({"tls.crt", "tls.key"}),)
+_DATABASE = (frozenset({"uri"}), frozenset({"host", "port", "dbname", "user", "password"}))
+
+
+def _wanted_secrets(pipeline: Pipeline) -> Iterator[tuple[str, tuple[frozenset[str], ...]]]:
+    """The Secrets that the Pipeline names, each with the sets of keys of which one must be there."""
+    kafka = pipeline.spec.kafka
+    tls = kafka.tls or TLS()
+    for ref, wanted in (
+        (kafka.sasl.secret_ref if kafka.sasl else None, _LOGIN),
+        (kafka.admin_secret_ref, _LOGIN),
+        (tls.ca_secret_ref, (frozenset({"ca.crt"}),)),
+        (tls.client_certificate_secret_ref, _CERTIFICATE),
+        *(
+            (sink.destination.postgres.secret_ref, _DATABASE)
+            for sink in pipeline.spec.sinks
+            if sink.destination.postgres
+        ),
+    ):
+        if ref is not None:
+            yield ref.name, wanted
+
+
+def secrets_of(pipeline: Pipeline) -> frozenset[str]:
+    """The names of all Secrets that matter to a Pipeline."""
+    return frozenset(name for name, _ in _wanted_secrets(pipeline))

@@ -1,0 +1,132 @@
+"""What is known of the cluster: the objects that matter, kept up to date by watches and by the answers to own writes.
+
+A write's answer counts at once, so that the next round never decides on what was there before its own change. Bodies are
+kept as text: hundreds of Pipelines stay small.
+"""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from forebay.pipeline.names import PIPELINE_LABEL
+
+Key = tuple[str, str]
+"""Namespace and name of a Pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretKeys:
+    """A Secret without its contents: what tells whether they changed."""
+
+    digests: Mapping[str, str]
+    """By key. Salted with what only this process knows: nothing can be guessed from them."""
+
+
+class World:
+    """The objects by kind, namespace and name."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[tuple[str, str, str], tuple[int, bytes, Key]] = {}
+        self._members: dict[Key, set[tuple[str, str, str]]] = {}
+        self._secrets: dict[tuple[str, str], SecretKeys] = {}
+        self._pipelines: dict[Key, bytes] = {}
+        self._versions: dict[Key, int] = {}
+        self._generations: dict[Key, tuple[str, int]] = {}
+        self._salt = os.urandom(16)
+
+    def see(self, kind: str, body: Mapping[str, Any]) -> None:
+        """An object as it is now; an older version than the known one is not news."""
+        metadata = body["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        if kind == "Secret":
+            self._secrets[namespace, name] = self._digests(body)
+            return
+        version = int(metadata.get("resourceVersion", 0))
+        if kind == "Pipeline":
+            if version >= self._versions.get((namespace, name), 0):
+                self._versions[namespace, name] = version
+                self._generations[namespace, name] = (metadata["uid"], metadata.get("generation", 0))
+                self._pipelines[namespace, name] = _encoded(kind, body)
+            return
+        owner = metadata.get("labels", {}).get(PIPELINE_LABEL)
+        identity = (kind, namespace, name)
+        if owner is None:
+            self.forget(kind, namespace, name)
+        elif identity not in self._bodies or version >= self._bodies[identity][0]:
+            self.forget(*identity)  # it may have belonged to another Pipeline
+            self._bodies[identity] = (version, _encoded(kind, body), (namespace, owner))
+            self._members.setdefault((namespace, owner), set()).add(identity)
+
+    def forget(self, kind: str, namespace: str, name: str) -> None:
+        """The object is gone."""
+        if kind == "Secret":
+            self._secrets.pop((namespace, name), None)
+        elif kind == "Pipeline":
+            self._pipelines.pop((namespace, name), None)
+            self._versions.pop((namespace, name), None)
+            self._generations.pop((namespace, name), None)
+        elif (known := self._bodies.pop((kind, namespace, name), None)) is not None:
+            members = self._members[known[2]]
+            members.discard((kind, namespace, name))
+            if not members:
+                del self._members[known[2]]
+
+    def replace_all(self, kind: str, namespace: str | None, bodies: Iterable[Mapping[str, Any]]) -> None:
+        """Everything of a kind, in a namespace or anywhere, as it was listed: what is not among it is gone."""
+        listed = {(body["metadata"]["namespace"], body["metadata"]["name"]): body for body in bodies}
+        for known in self._names(kind, namespace):
+            if known not in listed:
+                self.forget(kind, *known)
+        for body in listed.values():
+            self.see(kind, body)
+
+    def _names(self, kind: str, namespace: str | None) -> list[Key]:
+        match kind:
+            case "Secret":
+                names: Iterable[Key] = self._secrets
+            case "Pipeline":
+                names = self._pipelines
+            case _:
+                names = ((space, name) for found, space, name in self._bodies if found == kind)
+        return [key for key in names if namespace in {None, key[0]}]
+
+    def pipeline(self, key: Key) -> dict[str, Any] | None:
+        """A Pipeline object."""
+        encoded = self._pipelines.get(key)
+        return msgspec.json.decode(encoded) if encoded is not None else None
+
+    def pipelines(self) -> dict[Key, tuple[str, int]]:
+        """All Pipelines, with uid and generation: where those are the same, so is the spec."""
+        return dict(self._generations)
+
+    def members(self, key: Key) -> Iterator[dict[str, Any]]:
+        """What carries the Pipeline's label: workloads, pods and the rest."""
+        for identity in sorted(self._members.get(key, ())):
+            yield msgspec.json.decode(self._bodies[identity][1])
+
+    def secret(self, namespace: str, name: str) -> SecretKeys | None:
+        """What a Secret holds, by key; None when there is none."""
+        return self._secrets.get((namespace, name))
+
+    def _digests(self, body: Mapping[str, Any]) -> SecretKeys:
+        data = body.get("data") or {}
+        digests = {
+            key: hmac.new(self._salt, str(text).encode(), hashlib.sha256).hexdigest() for key, text in data.items()
+        }
+        return SecretKeys(digests)
+
+
+def _encoded(kind: str, body: Mapping[str, Any]) -> bytes:
+    """Without what only costs memory: who changed which field, and kubectl's copy of the whole."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    annotations = dict(metadata.get("annotations", {}))
+    annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
+    kept = {**body, "kind": kind, "metadata": metadata | {"annotations": annotations}}
+    if kind == "Pod":
+        kept.pop("spec", None)
+    return msgspec.json.encode(kept)

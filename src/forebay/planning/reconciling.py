@@ -1,0 +1,405 @@
+"""One Pipeline: from what was observed to the next steps. Values in, values out; the operator reads before and acts after.
+
+Steps are small and ordered, and each leaves a world from which planning again reaches the same end: topics before the
+stages that read them, what pods need before pods, stages before what they leave behind. An operator may die after any.
+
+Nothing is decided on what could not be observed. While Kafka does not answer, or somebody has to settle something about
+a topic, workloads stay as they are.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from forebay.pipeline import names
+from forebay.pipeline.spec import DeletionPolicy, Pipeline, Producer, Workloads
+from forebay.planning import by_lag, objects, pods, topics
+from forebay.planning.by_lag import Measured, Verdict
+from forebay.planning.objects import Manifest, ObjectKey, Owner
+from forebay.planning.pods import PodState, Trouble
+from forebay.planning.topics import Purpose, TopicState, WantedTopic
+
+DELETION_DEADLINE_S = 600.0
+"""A Pipeline that is deleted waits so long for Kafka and its pods, and is then let go with what is left behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What Kubernetes knows of the Pipeline object, beside its spec."""
+
+    owner: Owner
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    has_finalizer: bool = False
+    deleted_for_s: float | None = None
+    """Seconds since somebody asked for its deletion."""
+    topics: Mapping[str, str] = field(default_factory=dict)
+    """Topics that it created or adopted, with Kafka's ids: the ledger in its status."""
+    changed_at: Mapping[str, float] = field(default_factory=dict)
+    """When the replicas of a stage were last changed, in seconds since the epoch."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the user wants everything left as it is."""
+        return self.annotations.get(names.PAUSED_ANNOTATION) == "true"
+
+    @property
+    def may_adopt(self) -> bool:
+        """Whether topics that existed before may be changed."""
+        return self.annotations.get(names.ADOPT_ANNOTATION) == "true"
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the user wants it to go without cleaning up."""
+        return self.annotations.get(names.RELEASE_ANNOTATION) == "true"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Everything that was read for one Pipeline. A Trouble stands for what could not be."""
+
+    identity: Identity
+    topics: topics.Observed | Trouble
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """Topics that an older Pipeline manages, with its name."""
+    secrets: tuple[str, ...] = ()
+    """What is wrong with the Secrets that it names, one sentence each."""
+    manifests: tuple[Manifest, ...] | Trouble = ()
+    live: tuple[Mapping[str, Any], ...] = ()
+    """Objects with the Pipeline's label, without pods."""
+    remembered: Mapping[ObjectKey, str] = field(default_factory=dict)
+    """Fingerprints of objects right after they were applied; see `objects.is_as_applied`."""
+    pods: tuple[PodState, ...] = ()
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    """By stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Create an object, or bring it back to what it should be."""
+
+    manifest: Manifest
+    why: str
+
+    def __str__(self) -> str:
+        return f"apply {self.manifest.key} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Delete an object that the Pipeline no longer has."""
+
+    key: ObjectKey
+
+    def __str__(self) -> str:
+        return f"delete {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Set the number of replicas of a workload."""
+
+    key: ObjectKey
+    stage: str
+    present: int
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        return f"scale {self.key} from {self.present} to {self.verdict.replicas}: {self.verdict.sentence}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacePod:
+    """Delete a broken pod of an old revision, so that the rollout goes on."""
+
+    name: str
+    trouble: Trouble
+
+    def __str__(self) -> str:
+        return f"replace pod {self.name}, which stands in the way of the rollout ({self.trouble.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class RememberTopics:
+    """Write down which topics are the Pipeline's, before anything may rely on it."""
+
+    topics: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"remember {len(self.topics)} topics"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTopics:
+    """Delete topics with all of their records."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"delete topics {', '.join(self.names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Add the finalizer: there is something outside Kubernetes to clean up."""
+
+    def __str__(self) -> str:
+        return "add the finalizer"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Remove the finalizer. What is left behind in Kafka, and why, is told in an Event."""
+
+    orphans: tuple[str, ...] = ()
+    why: str = ""
+
+    def __str__(self) -> str:
+        left = f", leaving topics {', '.join(self.orphans)}: {self.why}" if self.orphans else ""
+        return f"remove the finalizer{left}"
+
+
+Step = topics.Action | Apply | Remove | Scale | ReplacePod | RememberTopics | DeleteTopics | Hold | Release
+TOPIC_STEPS = (topics.CreateTopic, topics.AddPartitions, topics.AlterConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The steps, in order, and what they come from. A plan without steps means: everything is as it should be."""
+
+    steps: tuple[Step, ...] = ()
+    wanted: tuple[WantedTopic, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    topic_problems: tuple[str, ...] = ()
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """By stage: how many replicas, and why."""
+    waits_for: str | None = None
+    """What a deletion waits for."""
+
+
+def plan(pipeline: Pipeline, seen: Observation, now: float) -> Plan:
+    """The next steps for a Pipeline that is not being deleted. `now` in seconds since the epoch."""
+    if seen.identity.is_paused:
+        return Plan(verdicts=dict(_verdicts(pipeline, seen, now)))
+    finalizer = tuple(_finalizer(pipeline, seen.identity))
+    if isinstance(seen.topics, Trouble):
+        return Plan(steps=finalizer, verdicts=_frozen(pipeline, seen))
+    wanted = topics.wanted(pipeline, seen.topics)
+    conflicts = tuple(_conflicts(wanted, seen.claims))
+    decided = _topics(wanted, seen)
+    verdicts = dict(_verdicts(pipeline, seen, now))
+    if conflicts or decided.problems:
+        return Plan(
+            steps=finalizer,
+            wanted=wanted,
+            conflicts=conflicts,
+            topic_problems=decided.problems,
+            verdicts=_frozen(pipeline, seen),
+        )
+    steps: list[Step] = [*finalizer, *decided.actions]
+    steps += _ledger(wanted, seen)
+    steps += _workloads(seen)
+    steps += _scaling(pipeline, seen, verdicts)
+    return Plan(steps=tuple(steps), wanted=wanted, verdicts=verdicts)
+
+
+def farewell(seen: Observation) -> Plan:
+    """The next steps for a Pipeline that is being deleted: its stages, then its topics, then itself.
+
+    Without the finalizer nothing is left to do here: Kubernetes removes what the Pipeline owns.
+    """
+    identity = seen.identity
+    if not identity.has_finalizer:
+        return Plan()
+    orphans = tuple(sorted(identity.topics))
+    removals = tuple(_removals(seen))
+    obstacle = next(_obstacles(seen), None)
+    if identity.is_released:
+        return Plan(steps=(Release(orphans, f"annotation {names.RELEASE_ANNOTATION}"),))
+    if (removals or obstacle) and (identity.deleted_for_s or 0) > DELETION_DEADLINE_S:
+        return Plan(steps=(*removals, Release(orphans, f"after {DELETION_DEADLINE_S:.0f} s: {obstacle or 'too slow'}")))
+    if removals or obstacle or isinstance(seen.topics, Trouble):
+        return Plan(steps=removals, waits_for=obstacle or "the stages are being removed")
+    doomed = tuple(name for name in orphans if _is_ours(seen.topics.get(name), identity))
+    return Plan(steps=(*((DeleteTopics(doomed),) if doomed else ()), Release()))
+
+
+def _removals(seen: Observation) -> Iterator[Remove]:
+    for body in seen.live:
+        if objects.is_owned(body, seen.identity.owner) and "deletionTimestamp" not in body["metadata"]:
+            yield Remove(objects.key_of(body))
+
+
+def _obstacles(seen: Observation) -> Iterator[str]:
+    """What has to pass before topics can be deleted: readers and writers, and a Kafka that does not answer."""
+    foreign = {
+        body["metadata"]["labels"].get(names.STAGE_LABEL)
+        for body in seen.live
+        if body["kind"] in objects.WORKLOADS and not objects.is_owned(body, seen.identity.owner)
+    }
+    if remaining := [pod.name for pod in seen.pods if pod.stage not in foreign]:
+        yield f"pods have not ended: {', '.join(remaining[:5])}"
+    if isinstance(seen.topics, Trouble):
+        yield seen.topics.message
+
+
+def _finalizer(pipeline: Pipeline, identity: Identity) -> Iterator[Step]:
+    """It is held only while there is work outside Kubernetes: a Pipeline without any goes whatever becomes of us."""
+    is_needed = pipeline.spec.deletion_policy is DeletionPolicy.DELETE
+    if is_needed and not identity.has_finalizer:
+        yield Hold()
+    if identity.has_finalizer and not is_needed:
+        yield Release()
+
+
+def _conflicts(wanted: Iterable[WantedTopic], claims: Mapping[str, str]) -> Iterator[str]:
+    for topic in wanted:
+        if topic.purpose is Purpose.DECLARED and not topic.is_external and topic.name in claims:
+            yield (
+                f"topic {topic.name} is managed by the older Pipeline {claims[topic.name]}: declare it here with "
+                "management: External, or use a topic with another name"
+            )
+
+
+def _topics(wanted: tuple[WantedTopic, ...], seen: Observation) -> topics.Plan:
+    """The topics' steps. Those that were there before us are taken over only as they are."""
+    assert not isinstance(seen.topics, Trouble)  # noqa: S101 - the caller has looked
+    own = [topic for topic in wanted if not (topic.name in seen.claims and seen.topics.get(topic.name))]
+    decided = topics.diff(own, seen.topics)
+    strange = tuple(_misfits(decided.actions, seen.topics, seen.identity))
+    return replace(decided, problems=(*decided.problems, *strange))
+
+
+def _misfits(actions: Iterable[topics.Action], observed: topics.Observed, identity: Identity) -> Iterator[str]:
+    for action in actions:
+        present = observed.get(action.name)
+        if present is not None and not _is_ours(present, identity) and not identity.may_adopt:
+            yield (
+                f"topic {action.name} existed before this Pipeline and differs ({action}): let the Pipeline say what "
+                f'the topic has, or annotate the Pipeline with {names.ADOPT_ANNOTATION}: "true" to have it changed'
+            )
+
+
+def _is_ours(present: TopicState | None, identity: Identity) -> bool:
+    return present is not None and identity.topics.get(present.name) == present.topic_id
+
+
+def _ledger(wanted: Iterable[WantedTopic], seen: Observation) -> Iterator[Step]:
+    """Topics that are there and that nobody else answers for are ours from now on; what is gone no longer is."""
+    assert not isinstance(seen.topics, Trouble)  # noqa: S101 - the caller has looked
+    known = seen.identity.topics
+    kept = {name: one for name, one in known.items() if name not in seen.topics or _has_id(seen.topics, name, one)}
+    fitting = {
+        topic.name: state.topic_id
+        for topic in wanted
+        if not topic.is_external
+        and topic.name not in seen.claims
+        and (state := seen.topics.get(topic.name)) is not None
+        and state.topic_id is not None
+    }
+    if (ledger := kept | fitting) != known:
+        yield RememberTopics(ledger)
+
+
+def _has_id(observed: topics.Observed, name: str, known: str) -> bool:
+    state = observed[name]
+    return state is not None and state.topic_id == known
+
+
+def _workloads(seen: Observation) -> Iterator[Step]:
+    if isinstance(seen.manifests, Trouble) or not seen.manifests:
+        return  # not rendered, or deployed by somebody else: nothing is removed because of that
+    live = {objects.key_of(body): body for body in seen.live}
+    for manifest in seen.manifests:
+        body = live.get(manifest.key)
+        if body is None:
+            yield Apply(manifest, "missing")
+        elif objects.template_of(body) != manifest.template:
+            yield Apply(manifest, "changed")
+        elif not objects.is_as_applied(manifest, body, seen.remembered.get(manifest.key)):
+            yield Apply(manifest, "somebody changed it")
+    for key in objects.abandoned(seen.live, seen.manifests, seen.identity.owner):
+        yield Remove(key)
+    for body in seen.live:
+        for pod in pods.in_the_way(body, seen.pods):
+            assert pod.trouble is not None  # noqa: S101 - those alone are in the way
+            yield ReplacePod(pod.name, pod.trouble)
+
+
+def _scaling(pipeline: Pipeline, seen: Observation, verdicts: Mapping[str, Verdict]) -> Iterator[Step]:
+    workloads = workloads_of(pipeline, seen)
+    for stage, verdict in verdicts.items():
+        if (workload := workloads.get(stage)) is not None and workload.replicas != verdict.replicas:
+            yield Scale(workload.key, stage, workload.replicas, verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The StatefulSet or Deployment of a stage, there already or about to be."""
+
+    key: ObjectKey
+    replicas: int
+    ready: int = 0
+    is_rolled_out: bool = False
+    """The controller has seen the last change, and every replica is of the newest revision and ready."""
+
+
+def workloads_of(pipeline: Pipeline, seen: Observation) -> dict[str, Workload]:
+    """By stage. One that will be created starts with a single replica, as Kubernetes has it."""
+    rendered = () if isinstance(seen.manifests, Trouble) else seen.manifests
+    made = {m.key.name: m.key for m in rendered if m.key.kind in objects.WORKLOADS}
+    there = {body["metadata"]["name"]: body for body in seen.live if body["kind"] in objects.WORKLOADS}
+    found: dict[str, Workload] = {}
+    for stage in pipeline.spec.stages:
+        name = names.workload(pipeline, stage)
+        body = there.get(name)
+        if body is not None and made.get(name, objects.key_of(body)) == objects.key_of(body):
+            found[stage.name] = _workload(body)
+        elif name in made:
+            found[stage.name] = Workload(key=made[name], replicas=1)
+    return found
+
+
+def _workload(body: Mapping[str, Any]) -> Workload:
+    status = body.get("status", {})
+    replicas = body["spec"].get("replicas", 1)
+    ready = status.get("readyReplicas", 0)
+    has_seen = status.get("observedGeneration", 0) >= body["metadata"].get("generation", 0)
+    updated = status.get("updatedReplicas", 0)
+    if body["kind"] == "StatefulSet" and status.get("currentRevision") == status.get("updateRevision"):
+        updated = status.get("replicas", 0)  # the controller counts only the pods of a rollout that is under way
+    is_rolled_out = has_seen and updated == replicas == status.get("replicas", 0) and ready == replicas
+    return Workload(key=objects.key_of(body), replicas=replicas, ready=ready, is_rolled_out=is_rolled_out)
+
+
+def _verdicts(pipeline: Pipeline, seen: Observation, now: float) -> Iterator[tuple[str, Verdict]]:
+    workloads = workloads_of(pipeline, seen)
+    is_external = pipeline.spec.workloads is Workloads.EXTERNAL
+    there = {body["metadata"]["name"] for body in seen.live if body["kind"] in objects.WORKLOADS}
+    for stage in pipeline.spec.stages:
+        workload = workloads.get(stage.name)
+        if workload is None:
+            continue
+        if isinstance(stage, Producer):
+            wanted, is_pinned = stage.replicas, True
+        else:
+            wanted = stage.autoscaling.min_replicas
+            is_pinned = wanted == stage.autoscaling.max_replicas and not stage.autoscaling.scale_to_zero
+        if is_pinned and is_external:  # whoever deploys it says how many
+            yield stage.name, Verdict(workload.replicas, "External", "somebody else deploys it and says how many")
+        elif is_pinned:
+            yield stage.name, Verdict(wanted, "Pinned", f"the Pipeline asks for {wanted}")
+        elif workload.key.name not in there:
+            yield stage.name, Verdict(wanted, "Starting", f"it starts with minReplicas {wanted}")
+        else:
+            assert not isinstance(stage, Producer)  # noqa: S101 - those are pinned
+            measured = seen.measured.get(stage.name, Measured())
+            changed_at = seen.identity.changed_at.get(stage.name)
+            yield stage.name, by_lag.decide(stage.autoscaling, measured, workload.replicas, changed_at, now)
+
+
+def _frozen(pipeline: Pipeline, seen: Observation) -> dict[str, Verdict]:
+    sentence = "topics are not as they must be: the number of replicas stays as it is"
+    return {
+        stage: Verdict(workload.replicas, "Frozen", sentence)
+        for stage, workload in workloads_of(pipeline, seen).items()
+    }

@@ -1,0 +1,114 @@
+"""Lag of many groups at once: what the operator asks a cluster every few seconds."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import topics
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from forebay.kafka.admin import Admin
+from forebay.kafka.group_offsets import OffsetReader
+
+
+@pytest.fixture
+def reader():
+    reading = OffsetReader()
+    yield reading
+    reading.close()
+
+
+@pytest.fixture
+def topic(kafka):
+    name = topics.unique("many")
+    topics.create(kafka.bootstrap_servers, name, partitions=3)
+    topics.write(kafka.bootstrap_servers, name, [(str(number).encode(), b"x") for number in range(60)])
+    return name
+
+
+def commit(bootstrap: str, group: str, topic: str, offsets: dict[int, int]) -> None:
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
+    wanted = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+    consumer.commit(offsets=wanted, asynchronous=False)
+    consumer.close()
+
+
+def test_committed_offsets_of_many_groups(kafka, reader, topic):
+    connection = {"bootstrap.servers": kafka.bootstrap_servers}
+    groups = [topics.unique("group") for _ in range(20)]
+    for number, group in enumerate(groups):
+        commit(kafka.bootstrap_servers, group, topic, {0: number, 2: number + 1})
+    found = reader.committed(connection, [*groups, "never-seen"])
+
+    assert found == {
+        **{group: {(topic, 0): number, (topic, 2): number + 1} for number, group in enumerate(groups)},
+        "never-seen": {},
+    }
+
+
+def test_two_hundred_groups_take_less_than_their_share_of_five_seconds(kafka, reader, topic):
+    connection = {"bootstrap.servers": kafka.bootstrap_servers}
+    commit(kafka.bootstrap_servers, topics.unique("group"), topic, {0: 1})
+    groups = [f"none-{number}" for number in range(200)]
+    reader.committed(connection, groups)
+    started = time.monotonic()
+    found = reader.committed(connection, groups)
+
+    assert time.monotonic() - started < 2.5
+    assert set(map(str, found.values())) == {"{}"}
+
+
+def test_a_reader_that_dies_costs_one_answer(kafka, reader, topic):
+    connection = {"bootstrap.servers": kafka.bootstrap_servers}
+    commit(kafka.bootstrap_servers, topics.unique("group"), topic, {0: 1})  # a broker without any group would do it too
+    assert reader.committed(connection, ["never-seen"]) == {"never-seen": {}}
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGSEGV)
+    time.sleep(0.2)
+
+    assert reader.committed(connection, ["never-seen"]) == {"never-seen": None}
+    assert reader.committed(connection, ["never-seen"]) == {"never-seen": {}}
+
+
+def test_a_kafka_that_does_not_answer_is_unknown_and_not_zero(reader):
+    assert reader.committed({"bootstrap.servers": "127.0.0.1:1"}, ["any"]) == {"any": None}
+
+
+def test_ends_and_beginnings_of_many_topics(kafka, topic):
+    admin = Admin({"bootstrap.servers": kafka.bootstrap_servers})
+    partitions = [(topic, number) for number in range(3)]
+    ends = admin.ends([*partitions, ("no-such-topic", 0)])
+
+    assert sum(ends[partition] or 0 for partition in partitions) == 60
+    assert ends["no-such-topic", 0] is None
+    assert admin.begins(partitions) == dict.fromkeys(partitions, 0)
+
+
+def test_groups_tell_who_reads_what(kafka, topic):
+    group = topics.unique("group")
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
+    consumer.subscribe([topic])
+    admin = Admin({"bootstrap.servers": kafka.bootstrap_servers})
+    deadline = time.monotonic() + 30
+    while len(consumer.assignment()) < 3:
+        consumer.poll(0.1)
+        assert time.monotonic() < deadline
+    found = admin.groups([group, "never-seen"])
+    consumer.close()
+
+    assert found[group] is not None
+    assert found[group].state == "STABLE"
+    assert found[group].owners.keys() == {(topic, number) for number in range(3)}
+    assert len(set(found[group].owners.values())) == 1
+    assert found["never-seen"].state == "DEAD"
+
+
+def test_the_cluster_has_one_name_whatever_its_address(kafka):
+    first = Admin({"bootstrap.servers": kafka.bootstrap_servers}).cluster_id()
+    other = Admin({"bootstrap.servers": kafka.bootstrap_servers.replace("localhost", "127.0.0.1")}).cluster_id()
+
+    assert first == other
+    assert AdminClient({"bootstrap.servers": kafka.bootstrap_servers}).list_topics(timeout=10).cluster_id == first

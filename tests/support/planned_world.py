@@ -1,0 +1,161 @@
+"""A world for the plan of one Pipeline: what is there, and what becomes of it when a step is taken."""
+
+import copy
+import itertools
+from dataclasses import dataclass, field, replace
+
+from forebay.pipeline.names import PIPELINE_LABEL, STAGE_LABEL
+from forebay.pipeline.spec import Pipeline, Producer
+from forebay.planning import objects
+from forebay.planning.objects import Manifest, ObjectKey, Owner
+from forebay.planning.pods import PodState, Trouble
+from forebay.planning.reconciling import (
+    Apply,
+    DeleteTopics,
+    Hold,
+    Identity,
+    Observation,
+    Release,
+    RememberTopics,
+    Remove,
+    ReplacePod,
+    Scale,
+    plan,
+)
+from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic, TopicState, names_of
+
+OWNER = Owner("sensors", "uid-1")
+NOW = 1_000_000.0
+_ids = itertools.count()
+
+
+def manifests(pipeline: Pipeline) -> tuple[Manifest, ...]:
+    """Something like what the chart makes: a ConfigMap, and a workload for each stage."""
+    documents = [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "sensors", "labels": {PIPELINE_LABEL: "sensors"}},
+            "data": {"pipeline.yaml": pipeline.model_dump_json(by_alias=True)},
+        }
+    ]
+    for stage in pipeline.spec.stages:
+        kind = "StatefulSet" if isinstance(stage, Producer) or stage in pipeline.spec.processors else "Deployment"
+        documents.append(
+            {
+                "apiVersion": "apps/v1",
+                "kind": kind,
+                "metadata": {
+                    "name": f"sensors-{stage.name}",
+                    "labels": {PIPELINE_LABEL: "sensors", STAGE_LABEL: stage.name},
+                },
+                "spec": {"template": {"metadata": {"labels": {STAGE_LABEL: stage.name}}}},
+            }
+        )
+    return objects.prepare(documents, OWNER)
+
+
+@dataclass
+class PlannedWorld:
+    """Take steps with `take`; look at it with `seen`."""
+
+    pipeline: Pipeline
+    topics: dict[str, TopicState] = field(default_factory=dict)
+    live: dict[ObjectKey, dict] = field(default_factory=dict)
+    pods: list[PodState] = field(default_factory=list)
+    identity: Identity = field(default_factory=lambda: Identity(owner=OWNER))
+    claims: dict[str, str] = field(default_factory=dict)
+    measured: dict = field(default_factory=dict)
+    kafka: Trouble | None = None
+    taken: list = field(default_factory=list)
+
+    def seen(self) -> Observation:
+        asked = {*names_of(self.pipeline), *self.identity.topics}
+        return Observation(
+            identity=self.identity,
+            topics=self.kafka or {name: self.topics.get(name) for name in asked},
+            claims=self.claims,
+            manifests=manifests(self.pipeline),
+            live=tuple(copy.deepcopy(list(self.live.values()))),
+            pods=tuple(self.pods),
+            measured=self.measured,
+        )
+
+    def take(self, step) -> None:
+        self.taken.append(step)
+        match step:
+            case CreateTopic(name, partitions, factor, config):
+                assert name not in self.topics
+                self._put(name, partitions, factor, config)
+            case AddPartitions(name, present, wanted):
+                assert self.topics[name].partitions == present < wanted
+                self.topics[name] = replace(self.topics[name], partitions=wanted)
+            case AlterConfig(name, config):
+                self.topics[name] = replace(self.topics[name], config={**self.topics[name].config, **config})
+            case Apply(manifest):
+                before = self.live.get(manifest.key, {})
+                body = copy.deepcopy(manifest.body)
+                if manifest.key.kind in objects.WORKLOADS:
+                    body["spec"]["replicas"] = before.get("spec", {}).get("replicas", 1)
+                self.live[manifest.key] = body
+            case Remove(key):
+                del self.live[key]
+            case Scale(key, _, present, verdict):
+                assert self.live[key]["spec"]["replicas"] == present != verdict.replicas
+                self.live[key]["spec"]["replicas"] = verdict.replicas
+            case ReplacePod(name):
+                self.pods = [pod for pod in self.pods if pod.name != name]
+            case RememberTopics(ledger):
+                self.identity = replace(self.identity, topics=dict(ledger))
+            case DeleteTopics(names):
+                for name in names:
+                    del self.topics[name]
+            case Hold():
+                self.identity = replace(self.identity, has_finalizer=True)
+            case Release():
+                self.identity = replace(self.identity, has_finalizer=False)
+            case _:
+                raise AssertionError(f"nobody knows what becomes of {step}")
+
+    def _put(self, name, partitions, factor, config) -> None:
+        self.topics[name] = TopicState(
+            name=name,
+            partitions=partitions,
+            replication_factor=factor,
+            config=dict(config),
+            topic_id=f"id-{next(_ids)}",
+        )
+
+
+def pipeline(
+    *, partitions=4, low=1, high=1, sink=True, deletion="Retain", retention=None, workloads="Managed"
+) -> Pipeline:
+    config = {"retention.ms": retention} if retention else {}
+    autoscaling = {"minReplicas": low, "maxReplicas": high}
+    average = {"name": "average", "movingAverage": {"field": "temperature_c", "output": "avg"}}
+    spec = {
+        "kafka": {"bootstrapServers": "kafka:9092"},
+        "workloads": workloads,
+        "deletionPolicy": deletion,
+        "topics": [
+            {"name": "raw", "partitions": partitions, "config": config},
+            {"name": "enriched", "partitions": partitions},
+        ],
+        "producers": [{"name": "devices", "to": "raw", "key": {"field": "device_id"}, "source": {"simulator": {}}}],
+        "processors": [
+            {"name": "enrich", "from": "raw", "to": "enriched", "transforms": [average], "autoscaling": autoscaling}
+        ],
+        "sinks": [{"name": "store", "from": "enriched", "destination": {"stdout": {}}}] if sink else [],
+    }
+    return Pipeline.model_validate({"metadata": {"name": "sensors"}, "spec": copy.deepcopy(spec)})
+
+
+def settle(world: PlannedWorld, *, rounds: int = 6) -> PlannedWorld:
+    """Plan and take steps until nothing is left to do."""
+    for _ in range(rounds):
+        steps = plan(world.pipeline, world.seen(), NOW).steps
+        if not steps:
+            return world
+        for step in steps:
+            world.take(step)
+    raise AssertionError(f"it does not come to rest: {[str(step) for step in steps]}")

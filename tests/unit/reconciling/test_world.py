@@ -1,0 +1,72 @@
+"""What the operator knows of the cluster."""
+
+from forebay_operator.world import World
+
+KEY = ("shop", "sensors")
+
+
+def body(name="sensors", version=1, labels=None, **rest) -> dict:
+    labels = {"forebay.dev/pipeline": "sensors"} if labels is None else labels
+    metadata = {"namespace": "shop", "name": name, "resourceVersion": str(version), "labels": labels}
+    return {"metadata": metadata, **rest}
+
+
+def members(world: World) -> list[str]:
+    return [f"{found['kind']}/{found['metadata']['name']}" for found in world.members(KEY)]
+
+
+def test_an_older_version_is_no_news():
+    world = World()
+    world.see("Service", body(version=9, spec={"new": True}))
+    world.see("Service", body(version=8, spec={"new": False}))
+
+    assert [found["spec"] for found in world.members(KEY)] == [{"new": True}]
+
+
+def test_versions_are_numbers():
+    world = World()
+    world.see("Service", body(version=9))
+    world.see("Service", body(version=10, spec={}))
+
+    assert ["spec" in found for found in world.members(KEY)] == [True]
+
+
+def test_what_lost_the_label_no_longer_belongs():
+    world = World()
+    world.see("Service", body())
+    world.see("Service", body(version=2, labels={}))
+
+    assert members(world) == []
+
+
+def test_a_listing_finds_out_what_vanished_unseen():
+    world = World()
+    for name in ("a", "b"):
+        world.see("Service", body(name))
+    world.see("Deployment", body("a"))
+    world.replace_all("Service", "shop", [body("b", version=3), body("c")])
+
+    assert members(world) == ["Deployment/a", "Service/b", "Service/c"]
+
+
+def test_secrets_leave_nothing_behind_but_whether_they_changed():
+    world = World()
+    world.see("Secret", {"metadata": {"namespace": "shop", "name": "login"}, "data": {"password": "aHVudGVyMg=="}})
+    before = world.secret("shop", "login")
+    world.see("Secret", {"metadata": {"namespace": "shop", "name": "login"}, "data": {"password": "b3RoZXI="}})
+    after = world.secret("shop", "login")
+
+    assert before is not None
+    assert after is not None
+    assert before.digests.keys() == {"password"}
+    assert before != after
+    assert "aHVudGVyMg" not in repr(vars(world))
+
+
+def test_of_pods_the_status_is_kept_alone():
+    world = World()
+    world.see("Pod", body(spec={"big": 1}, status={"phase": "Running"}))
+    (found,) = world.members(KEY)
+
+    assert "spec" not in found
+    assert found["status"] == {"phase": "Running"}
