@@ -81,7 +81,7 @@ generate: .setup/dev ## Generate the CRD and the chart's schema from the models
 .PHONY: lock
 lock: .setup/dev ## Pin the dependencies of requirements/*.in anew, with hashes
 	@$(INSTALL) uv
-	@for set in cli dev producer processor sink operator build reload bench; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	@for set in cli simulate dev producer processor sink operator build reload bench; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate requirements/$$set.in -o requirements/$$set.txt; done
 
 .PHONY: clean
