@@ -20,6 +20,10 @@ ROW_S = 10
 MINUTE = 60
 HOUR = 3600
 
+TOO_HOT_S = 90
+"""No policy can do anything about a partition that is too much for one replica, so these seconds tell policies apart by nothing
+but what they do afterwards."""
+
 Rate = Callable[[float], float]
 
 
@@ -90,7 +94,7 @@ def outage_and_catch_up(rng: random.Random) -> list[tuple[float, ...]]:
 
 
 def hot_partition(rng: random.Random) -> list[tuple[float, ...]]:
-    """One key grows: first beyond its fair share, for some minutes beyond what any replica can take."""
+    """One key grows: first beyond its fair share, for a while beyond what any replica can take."""
     total, hot = rng.uniform(1.5, 1.9) * CAPACITY, rng.randrange(PARTITIONS)
     warm, too_hot = rng.uniform(0.2, 0.35), rng.uniform(1.15, 1.4) * CAPACITY / total
     begin = rng.uniform(8, 12) * MINUTE
@@ -99,7 +103,7 @@ def hot_partition(rng: random.Random) -> list[tuple[float, ...]]:
         part = 1 / PARTITIONS
         if begin <= at < begin + 15 * MINUTE:
             part = warm
-        elif begin + 15 * MINUTE <= at < begin + 17 * MINUTE:
+        elif begin + 15 * MINUTE <= at < begin + 15 * MINUTE + TOO_HOT_S:
             part = too_hot
         others = (1 - part) / (PARTITIONS - 1)
         weights = [round(part if number == hot else others, 4) for number in range(PARTITIONS)]

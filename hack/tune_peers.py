@@ -3,7 +3,8 @@
     python hack/tune_peers.py [keda] [numaflow] [flink] [--seeds 3]
 
 Of every setting in the grids below the one wins whose seconds over the promise, summed over the traces, are the fewest among
-those that take no more replica-hours than Forebay does. The winners are written by hand into forebay_cli/simulate/policies.
+those that take at most half as many replica-hours again as Forebay does (no setting of KEDA's keeps the promise at all with as
+few as Forebay). The winners are written by hand into forebay_cli/simulate/policies.
 """
 
 import argparse
@@ -24,6 +25,9 @@ from forebay_cli.simulate.policies.numaflow import Numaflow, NumaflowSettings
 
 TRACES = Path(__file__).resolve().parent.parent / "benchmarks" / "traces"
 
+DEARER = 1.5
+"""Replica-hours that a winner may take, in Forebay's."""
+
 KEDA = {
     "lag_threshold": [100, 200, 300, 400, 600, 1_000, 2_000, 4_000, 10_000],
     "even_distribution": [False, True],
@@ -31,7 +35,7 @@ KEDA = {
     "min_replica_count": [1],
 }
 NUMAFLOW = {
-    "target_processing_s": [1.0, 3.0, 10.0],
+    "target_processing_s": [1.0, 3.0],
     "lookback_s": [30.0, 120.0],
     "scale_up_cooldown_s": [15.0, 90.0],
     "scale_down_cooldown_s": [90.0, 300.0],
@@ -42,7 +46,7 @@ FLINK = {
     "metrics_window_s": [60.0, 180.0],
     "stabilization_s": [0.0],
     "utilization_target": [0.6, 0.75],
-    "utilization_boundary": [0.1, 0.25],
+    "utilization_boundary": [0.15],
     "catch_up_s": [60.0, 300.0],
     "restart_s": [10.0],
     "scale_down_interval_s": [120.0, 600.0],
@@ -70,7 +74,7 @@ def main() -> None:
                 make = partial(policy, settings=settings(**values))
                 over, hours = np.sum(list(pool.map(partial(_tried, make, seeds=options.seeds), _files())), axis=0)
                 print(f"{name}: {over:.0f} s over, {hours:.1f} replica-hours: {values}", flush=True)
-                if hours <= ours[1] and (best is None or over < best[0]):
+                if hours <= DEARER * ours[1] and (best is None or over < best[0]):
                     best = (over, hours, values)
             print(f"{name} BEST: {best}", flush=True)
 

@@ -38,7 +38,7 @@ def simulate(  # noqa: PLR0917 - typer makes options of them
         typer.Option(
             metavar="NAME",
             help="all, or names separated by commas: forebay, keda, keda-tuned, numaflow, numaflow-tuned, flink, flink-tuned, "
-            "fixed (enough for the peak), oracle (knows what will come).",
+            "fixed (enough for the peak), maximum (what no replica can mend), oracle (knows what will come).",
         ),
     ] = None,
     partitions: Annotated[int, typer.Option(min=1, max=1000, help="Of the topic.")] = 12,

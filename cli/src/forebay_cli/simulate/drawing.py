@@ -19,6 +19,7 @@ COLOURS = {
     "flink": "#3066be",
     "flink-tuned": "#98b3df",
     "fixed": "#999999",
+    "maximum": "#bbbbbb",
     "oracle": "#222222",
 }
 
@@ -49,7 +50,7 @@ def picture(here: Sequence[Result], setting: Setting) -> Figure:
         style = {
             "color": COLOURS[result.policy],
             "linewidth": 2.0 if result.policy == "forebay" else 1.0,
-            "linestyle": ":" if result.policy in {"fixed", "oracle"} else "-",
+            "linestyle": ":" if result.policy in {"fixed", "maximum", "oracle"} else "-",
         }
         replicas.step(result.seconds / 60, result.replicas, where="post", label=result.policy, **style)
         behind.plot(result.seconds / 60, result.behind, **style)

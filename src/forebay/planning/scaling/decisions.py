@@ -15,6 +15,10 @@ from forebay.planning.scaling.policy import ScalingPolicy
 from forebay.planning.scaling.rules import Reason, Verdict
 
 MAX_DECISIONS = 256
+LOOK_S = 5.0
+"""Between two looks at a stage where nothing happens."""
+LOOK_SOON_S = 2.0
+"""And where something begins: a second look tells a jump from the part of it that fell into the first."""
 LONG_HOLD_S = 300.0
 """A verdict that keeps replicas from changing for longer becomes a condition."""
 ALL_IS_WELL = frozenset({Reason.KEEPING_UP, Reason.IDLE_AT_ZERO})
@@ -57,6 +61,14 @@ def step(memory: Memory, seen: Observation, policy: ScalingPolicy) -> tuple[Memo
     if verdict.is_change:
         memory = measuring.acted(memory, situation, verdict.replicas)
     return memory, verdict
+
+
+def look_again_s(verdict: Verdict) -> float:
+    """When the next look is worth its requests: soon while a replica lags or the load jumps, and nothing is done yet."""
+    now = verdict.inputs
+    is_waiting = verdict.is_change or now.ready != now.replicas or now.missing is not None
+    is_moving = bool(now.lagging_owners) or now.expected_rate > measuring.JUMP * now.rate
+    return LOOK_SOON_S if is_moving and not is_waiting else LOOK_S
 
 
 def logged(log: Log, verdict: Verdict, policy: ScalingPolicy) -> Log:

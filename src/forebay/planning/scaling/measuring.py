@@ -48,6 +48,8 @@ class Lasting(NamedTuple):
 
     capacity: float | None = None
     """Records per second and replica, measured."""
+    fastest: float = 0.0
+    """The most that a replica was seen to do (records/s)."""
     scale_out_s: float = 10.0
     """Start-up of 3-5 s, and a rebalance; then this stage's own measure."""
     scale_in_s: float = 5.0
@@ -99,8 +101,6 @@ class Memory(NamedTuple):
     """By partition, smoothed."""
     rates: Rates = Rates()
     """What the trend and the quiet time are read from."""
-    fastest: float = 0.0
-    """The most that a replica was seen to do."""
     fastest_before: float = 0.0
     """What the fastest replica did between the two observations before the last."""
     throughput: float | None = None
@@ -149,7 +149,7 @@ def measure(memory: Memory, seen: Observation, policy: ScalingPolicy) -> tuple[M
 
 def _forgetting(memory: Memory) -> Memory:
     """Another topic, or more partitions: offsets and shares start anew, capacity and prices stay."""
-    return Memory(lasting=memory.lasting, change=memory.change, fastest=memory.fastest)
+    return Memory(lasting=memory.lasting, change=memory.change)
 
 
 def _read(seen: Observation) -> tuple[tuple[Effective, ...], str | None]:
@@ -270,10 +270,9 @@ def _with_capacity(memory: Memory, samples: tuple[tuple[float, bool], ...]) -> M
         sample = sum(saturated) / len(saturated)
         capacity = sample if capacity is None else capacity + CAPACITY_WEIGHT * (sample - capacity)
     now = max(rate for rate, _ in samples)
-    fastest = max(memory.fastest, now)
+    fastest = max(memory.lasting.fastest, now)
     return memory._replace(
-        lasting=memory.lasting._replace(capacity=capacity),
-        fastest=fastest,
+        lasting=memory.lasting._replace(capacity=capacity, fastest=fastest),
         fastest_before=now,
         throughput=sum(rate for rate, _ in samples) if len(saturated) == len(samples) else None,
     )
@@ -391,7 +390,7 @@ def _situation(
         shares=shares,
         busiest_share=max((sum(shares[number] for number in each) for each in held), default=None),
         lagging_owners=tuple(each for each in held if _lags(each, left, hanging, progress)),
-        capacity=lasting.capacity if lasting.capacity is not None else max(memory.fastest, guess),
+        capacity=lasting.capacity if lasting.capacity is not None else max(lasting.fastest, guess),
         capacity_is_measured=lasting.capacity is not None,
         scale_out_s=lasting.scale_out_s,
         scale_in_s=lasting.scale_in_s,

@@ -201,12 +201,10 @@ def limited_downstream(now: Situation, policy: ScalingPolicy) -> Verdict | None:
     )
 
 
-def hot_partition(now: Situation, policy: ScalingPolicy) -> Verdict | None:
+def hot_partition(now: Situation, _policy: ScalingPolicy) -> Verdict | None:
     """A partition has one reader: when that is all that lags, replicas are no cure."""
     hot = _hot(now)
-    if not hot or not _is_in_danger(now, policy):
-        return None
-    if not now.lagging_owners or any(not set(held) & set(hot) for held in now.lagging_owners):
+    if not hot or not now.lagging_owners or any(not set(held) & set(hot) for held in now.lagging_owners):
         return None  # others lag too
     heaviest = max(hot, key=lambda number: now.shares[number])
     return _hold(
@@ -272,6 +270,8 @@ def try_fewer(now: Situation, policy: ScalingPolicy) -> Verdict | None:
         return None
     if not now.peaks or now.peaks[-1].seconds < TRY_FEWER_AFTER * policy.behaviour.scale_in_after_seconds:
         return None
+    if any(_load(now, count, now.peaks[0].rate) <= LOAD_IN for count in fewer):
+        return None  # what was seen is enough to know soon
     return Verdict(
         fewer[-1], Reason.TRYING_FEWER, f"{now.replicas} replicas have never been busy: trying {fewer[-1]}", now
     )

@@ -9,11 +9,11 @@ from forebay.planning.scaling import (
     ScalingPolicy,
     Start,
     logged,
+    look_again_s,
     step,
 )
+from forebay.planning.scaling.decisions import LOOK_S
 from forebay_cli.simulate.world import NOBODY, Arrivals, Look, Setting
-
-POLL_S = 5.0
 
 
 def scaling_policy(setting: Setting) -> ScalingPolicy:
@@ -27,7 +27,7 @@ def scaling_policy(setting: Setting) -> ScalingPolicy:
 
 
 class Forebay:
-    """`forebay.planning.scaling`, every 5 seconds."""
+    """`forebay.planning.scaling`, as the operator runs it."""
 
     def __init__(self, load: Arrivals, index: int) -> None:
         self._policy = scaling_policy(load.setting)
@@ -35,16 +35,18 @@ class Forebay:
         self._is_first = index == 0
         self.log: Log = ()
         """The decisions, of the first seed alone."""
-        self._phase = phase(load, index, POLL_S)
+        self._phase = phase(load, index, LOOK_S)
+        self._look_again = LOOK_S
         self._replicas, self._ready, self._now = 0, 0, 0.0
 
     def next_look(self, now: float) -> float:
-        """Every five seconds."""
-        return now + (POLL_S if now else self._phase)
+        """As soon as the last verdict asks for it."""
+        return now + (self._look_again if now else self._phase)
 
     def decide(self, look: Look | None) -> int | None:
         """The verdict's number of replicas."""
         self._memory, verdict = step(self._memory, self._observed(look), self._policy)
+        self._look_again = look_again_s(verdict)
         if self._is_first:
             self.log = logged(self.log, verdict, self._policy)
         return verdict.replicas if verdict.is_change else None

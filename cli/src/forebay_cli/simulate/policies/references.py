@@ -1,4 +1,4 @@
-"""Two lines to compare with: a fixed number of replicas, and an oracle that knows what will come."""
+"""Lines to compare with: fixed numbers of replicas, and an oracle that knows what will come."""
 
 import math
 from functools import lru_cache, partial
@@ -66,6 +66,13 @@ class Fixed:
     def decide(self, _look: Look | None) -> int:
         """The same always."""
         return self._replicas
+
+
+class Maximum(Fixed):
+    """Whoever runs all that there can be: what is late here, no number of replicas makes fresh."""
+
+    def __init__(self, load: Arrivals, _index: int) -> None:
+        self._replicas = load.setting.max_replicas
 
 
 class Oracle:
