@@ -41,6 +41,10 @@ bench: .setup/dev ## Measure the processor beside the client's floor, a naive lo
 bench-quick: .setup/dev ## The first table of it, in a few minutes
 	@$(BIN)/python benchmarks/run.py --quick
 
+.PHONY: simulate
+simulate: .setup/simulate ## Compare scaling policies on the traces in benchmarks/traces: make simulate [ARGS="--plot DIR"]
+	@$(BIN)/forebay simulate $(patsubst %,--trace %,$(sort $(wildcard benchmarks/traces/*.csv))) $(ARGS)
+
 .PHONY: cluster
 cluster: ## Start a local Kubernetes with kind, on Docker or Podman; prints its kubeconfig
 	@$(PYTHON) hack/cluster/cluster.py up
@@ -102,6 +106,11 @@ $(BIN)/python:
 	@$(INSTALL) --require-hashes -r requirements/cli.txt
 	@$(INSTALL) --no-deps --no-build-isolation $(PROJECTS:%=-e %)
 	@$(BIN)/python -m forebay_cli.embedded_kafka install
+	@mkdir -p .setup && touch $@
+
+.setup/simulate: requirements/simulate.txt .setup/run
+	@echo "installing pinned packages of the simulator (once; 35 MB)"
+	@$(INSTALL) --require-hashes -r requirements/simulate.txt
 	@mkdir -p .setup && touch $@
 
 .setup/dev: requirements/dev.txt .setup/run
