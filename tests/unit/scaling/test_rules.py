@@ -10,7 +10,9 @@ from forebay.planning.scaling import Behaviour, Downstream, GroupState, Reason, 
 from forebay.planning.scaling.rules import RULES, decide
 from forebay.planning.scaling.situation import Ineffective, Peak, StuckPartition
 
-POLICY = ScalingPolicy(min_replicas=1, max_replicas=12, freshness_seconds=10)
+POLICY = ScalingPolicy(
+    min_replicas=1, max_replicas=12, freshness_seconds=10, behaviour=Behaviour(scale_in_after_seconds=120)
+)
 EVEN = (1 / 12,) * 12
 
 HEALTHY = Situation(

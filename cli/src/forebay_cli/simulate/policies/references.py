@@ -39,7 +39,14 @@ class Margin(NamedTuple):
     """Part of the mean capacity that it counts on."""
 
 
-MARGINS = (Margin(0.9, 0.97), Margin(0.7, 0.95), Margin(0.5, 0.92), Margin(0.4, 0.88), Margin(0.25, 0.82))
+MARGINS = (
+    Margin(0.9, 0.97),
+    Margin(0.7, 0.95),
+    Margin(0.5, 0.92),
+    Margin(0.4, 0.88),
+    Margin(0.25, 0.82),
+    Margin(0.2, 0.7),
+)
 
 
 def fixed_replicas(load: Arrivals) -> int:
