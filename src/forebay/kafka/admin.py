@@ -5,6 +5,7 @@ where waiting may help, and Refused where a person must act.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -51,6 +52,15 @@ class GroupState:
     members: int
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group with who reads what."""
+
+    state: str
+    owners: Mapping[tuple[str, int], str]
+    """The member that each partition (topic, number) is assigned to."""
+
+
 class Admin:
     """A connection for administration, made from librdkafka properties (`settings.connection`)."""
 
@@ -72,6 +82,11 @@ class Admin:
         """How many brokers the cluster has."""
         cluster = self._client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
         return len(self._result(cluster, "describe the cluster").nodes)
+
+    def cluster_id(self) -> str:
+        """Kafka's own name for the cluster: the same whatever address it was reached at."""
+        cluster = self._client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
+        return str(self._result(cluster, "describe the cluster").cluster_id)
 
     def observe(self, names: Iterable[str]) -> dict[str, TopicState | None]:
         """The topics by name, with every configuration value in force; None where there is no such topic."""
@@ -164,6 +179,33 @@ class Admin:
                 return GroupState("DEAD", 0)
             raise self._error(exception.args[0], f"describe group {group}") from exception
         return GroupState(answer.state.name, len(answer.members))
+
+    def groups(self, names: Iterable[str]) -> dict[str, Group | None]:
+        """Many groups at once; None where Kafka did not answer for one."""
+        asked = list(names)
+        if not asked:
+            return {}
+        futures = self._client.describe_consumer_groups(asked, request_timeout=REQUEST_TIMEOUT_S)
+        return {name: _group_of(future) for name, future in futures.items()}
+
+    def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+        """The last stable offsets of many topics' partitions at once; None where Kafka did not answer for one."""
+        return self._many_offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # so in the client
+
+    def begins(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+        """The offsets of the oldest records of many topics' partitions at once; None as above."""
+        return self._many_offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # so in the client
+
+    def _many_offsets(
+        self, partitions: Iterable[tuple[str, int]], spec: OffsetSpec
+    ) -> dict[tuple[str, int], int | None]:
+        asked = {TopicPartition(topic, number): spec for topic, number in partitions}
+        if not asked:
+            return {}
+        futures = self._client.list_offsets(
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
+        )
+        return {(p.topic, p.partition): _offset_of(future) for p, future in futures.items()}
 
     def delete_topics(self, names: Sequence[str]) -> None:
         """Deletes topics with all of their records; those that do not exist are skipped."""
@@ -261,7 +303,7 @@ class Admin:
 
     def _unreachable(self) -> TryLater:
         complaint = self._complaint
-        reason = f"{complaint.str()}: " if complaint is not None else ""
+        reason = f"{_TIMING.sub('', complaint.str())}: " if complaint is not None else ""
         tls = complaint is not None and complaint.code() == KafkaError._SSL  # noqa: SLF001 - the public name of the code
         cure = (
             "check tls and its Secrets"
@@ -270,6 +312,9 @@ class Admin:
         )
         return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
 
+
+_TIMING = re.compile(r" \(after \d+ms in state \w+[^)]*\)")
+"""What would make two reports of one failure differ."""
 
 _COORDINATOR_MOVES = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
@@ -299,6 +344,28 @@ _FORBIDDEN = frozenset(
 
 def _is_login(error: KafkaError) -> bool:
     return error.code() in {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}  # noqa: SLF001
+
+
+def _group_of(future: "Future[Any]") -> Group | None:
+    try:
+        described = future.result(timeout=REQUEST_TIMEOUT_S)
+    except KafkaException as exception:
+        return Group("DEAD", {}) if _code(exception) == KafkaError.GROUP_ID_NOT_FOUND else None
+    except TimeoutError:
+        return None
+    owners = {
+        (partition.topic, partition.partition): member.member_id
+        for member in described.members
+        for partition in (member.assignment.topic_partitions if member.assignment else ())
+    }
+    return Group(described.state.name, owners)
+
+
+def _offset_of(future: "Future[Any]") -> int | None:
+    try:
+        return int(future.result(timeout=REQUEST_TIMEOUT_S).offset)
+    except (KafkaException, TimeoutError):
+        return None
 
 
 def _code(exception: KafkaException) -> int:

@@ -22,7 +22,7 @@ from forebay.planning.scaling.decisions import (
 from forebay.planning.scaling.lag import PartitionOffsets, Start
 from forebay.planning.scaling.measuring import Lasting, Memory
 from forebay.planning.scaling.observation import Downstream, GroupState, Observation, group_state
-from forebay.planning.scaling.policy import Behaviour, ScalingPolicy
+from forebay.planning.scaling.policy import Behaviour, ScalingPolicy, policy_of
 from forebay.planning.scaling.rules import Reason, Verdict
 from forebay.planning.scaling.situation import Situation
 
@@ -46,6 +46,7 @@ __all__ = [
     "group_state",
     "logged",
     "look_again_s",
+    "policy_of",
     "read",
     "replayed",
     "step",

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from forebay.pipeline.spec import Autoscaling
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
@@ -25,3 +27,12 @@ class ScalingPolicy:
     scale_to_zero: bool = False
     """Whether an idle stage may have no replica at all, whatever `min_replicas` says."""
     behaviour: Behaviour = Behaviour()
+
+
+def policy_of(autoscaling: Autoscaling) -> ScalingPolicy:
+    """What a Pipeline's stage asks for."""
+    return ScalingPolicy(
+        min_replicas=autoscaling.min_replicas,
+        max_replicas=autoscaling.max_replicas,
+        freshness_seconds=autoscaling.freshness_seconds,
+    )
