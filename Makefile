@@ -42,6 +42,10 @@ bench: .setup/dev ## Measure the processor beside the client's floor, a naive lo
 bench-quick: .setup/dev ## The first table of it, in a few minutes
 	@$(BIN)/python benchmarks/run.py --quick
 
+.PHONY: simulate
+simulate: .setup/simulate ## Compare scaling policies on the traces in benchmarks/traces: make simulate [ARGS="--plot DIR"]
+	@$(BIN)/forebay simulate $(patsubst %,--trace %,$(sort $(wildcard benchmarks/traces/*.csv))) $(ARGS)
+
 .PHONY: cluster
 cluster: ## Start a local Kubernetes with kind, on Docker or Podman; prints its kubeconfig
 	@$(PYTHON) hack/cluster/cluster.py up
@@ -95,7 +99,7 @@ generate: .setup/dev ## Generate the CRD and the chart's schema from the models
 .PHONY: lock
 lock: .setup/dev ## Pin the dependencies of requirements/*.in anew, with hashes
 	@$(INSTALL) uv
-	@for set in cli dev producer processor sink operator build reload bench; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	@for set in cli simulate dev producer processor sink operator build reload bench; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate requirements/$$set.in -o requirements/$$set.txt; done
 
 .PHONY: clean
@@ -116,6 +120,11 @@ $(BIN)/python:
 	@$(INSTALL) --require-hashes -r requirements/cli.txt
 	@$(INSTALL) --no-deps --no-build-isolation $(PROJECTS:%=-e %)
 	@$(BIN)/python -m forebay_cli.embedded_kafka install
+	@mkdir -p .setup && touch $@
+
+.setup/simulate: requirements/simulate.txt .setup/run
+	@echo "installing pinned packages of the simulator (once; 35 MB)"
+	@$(INSTALL) --require-hashes -r requirements/simulate.txt
 	@mkdir -p .setup && touch $@
 
 .setup/dev: requirements/dev.txt .setup/run

