@@ -313,6 +313,174 @@ class Admin:
         return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
 
 
+_COORDINATOR_MOVES or time.monotonic() > deadline:
+                    raise self._error(exception.args[0], doing) from exception
+                time.sleep(_POLL_S)
+        for partition in answer:
+            if partition.error is not None:
+                raise self._error(partition.error, doing)
+        return {each.partition: each.offset if each.offset >= 0 else None for each in answer}
+
+    def _observer(self, group: str) -> Consumer:
+        """A client of the group that never joins it.
+
+        An administrator's request would do, but librdkafka 2.16 dereferences a null pointer in its answer to
+        NOT_COORDINATOR for one (its issue 5040); a consumer's does not.
+        """
+        if group not in self._observers:
+            properties = {
+                **self._properties,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",  # waits for offsets that an open transaction would change
+            }
+            self._observers[group] = Consumer(properties)
+        return self._observers[group]
+
+    def group_state(self, group: str) -> GroupState:
+        """The group's state and how many members it has."""
+        futures = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
+        try:
+            answer = futures[group].result(timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as exception:
+            if _code(exception) == KafkaError.GROUP_ID_NOT_FOUND:
+                return GroupState("DEAD", 0)
+            raise self._error(exception.args[0], f"describe group {group}") from exception
+        return GroupState(answer.state.name, len(answer.members))
+
+    def groups(self, names: Iterable[str]) -> dict[str, Group | None]:
+        """Many groups at once; None where Kafka did not answer for one."""
+        asked = list(names)
+        if not asked:
+            return {}
+        futures = self._client.describe_consumer_groups(asked, request_timeout=REQUEST_TIMEOUT_S)
+        return {name: _group_of(future) for name, future in futures.items()}
+
+    def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+        """The last stable offsets of many topics' partitions at once; None where Kafka did not answer for one."""
+        return self._many_offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # so in the client
+
+    def begins(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+        """The offsets of the oldest records of many topics' partitions at once; None as above."""
+        return self._many_offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # so in the client
+
+    def _many_offsets(
+        self, partitions: Iterable[tuple[str, int]], spec: OffsetSpec
+    ) -> dict[tuple[str, int], int | None]:
+        asked = {TopicPartition(topic, number): spec for topic, number in partitions}
+        if not asked:
+            return {}
+        futures = self._client.list_offsets(
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
+        )
+        return {(p.topic, p.partition): _offset_of(future) for p, future in futures.items()}
+
+    def delete_topics(self, names: Sequence[str]) -> None:
+        """Deletes topics with all of their records; those that do not exist are skipped."""
+        for name, future in self._client.delete_topics(list(names), request_timeout=REQUEST_TIMEOUT_S).items():
+            self._result(future, f"delete topic {name}", done=KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    def _describe(self, names: Iterable[str]) -> dict[str, TopicDescription | None]:
+        futures = self._client.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_S)
+        missing = KafkaError.UNKNOWN_TOPIC_OR_PART
+        return {name: self._result(future, f"describe topic {name}", done=missing) for name, future in futures.items()}
+
+    def _request(self, action: Action, *, validate_only: bool) -> None:
+        bounds = {"request_timeout": REQUEST_TIMEOUT_S, "validate_only": validate_only}
+        match action:
+            case CreateTopic():
+                topic = NewTopic(action.name, action.partitions, action.replication_factor, config=dict(action.config))
+                futures = self._client.create_topics([topic], **bounds)
+                self._result(futures[action.name], f"create topic {action.name}", done=KafkaError.TOPIC_ALREADY_EXISTS)
+            case AddPartitions():
+                futures = self._client.create_partitions([NewPartitions(action.name, action.wanted)], **bounds)
+                # also the answer when the topic has grown already; waiting for its leaders tells the difference
+                self._result(futures[action.name], f"grow topic {action.name}", done=KafkaError.INVALID_PARTITIONS)
+            case AlterConfig():
+                changed = self._client.incremental_alter_configs([_settings(action)], **bounds)
+                for future in changed.values():
+                    self._result(future, f"change the configuration of topic {action.name}")
+
+    def _wait_for_leaders(self, name: str, partitions: int) -> None:
+        """Creation is asynchronous: until every partition has a leader, clients see errors."""
+        deadline = time.monotonic() + LEADERS_TIMEOUT_S
+        while time.monotonic() < deadline:
+            description = self._describe([name])[name]
+            if description is not None and all(partition.leader for partition in description.partitions):
+                if (found := len(description.partitions)) == partitions:
+                    return
+                if found > partitions:
+                    raise TryLater(f"somebody else gave topic {name} {found} partitions, not {partitions}: plan again")
+            time.sleep(_POLL_S)
+        raise TryLater(
+            f"topic {name} does not have {partitions} partitions with leaders after {LEADERS_TIMEOUT_S:g} s: "
+            "check the brokers, then plan again"
+        )
+
+    def _offsets(self, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+        asked = {TopicPartition(topic, number): spec for number in partitions}
+        try:
+            return self._ask_for_offsets(topic, asked)
+        except TryLater:
+            # after a broker was restarted the client goes on asking with the leaders and epochs that it knew
+            with contextlib.suppress(KafkaException):
+                self._client.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+            return self._ask_for_offsets(topic, asked)
+
+    def _ask_for_offsets(self, topic: str, asked: dict[TopicPartition, OffsetSpec]) -> dict[int, int]:
+        futures = self._client.list_offsets(
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
+        )
+        return {p.partition: self._result(future, f"read offsets of {topic}").offset for p, future in futures.items()}
+
+    def _result(self, future: "Future[_T]", doing: str, *, done: int | None = None) -> Any:
+        """The answer; None when Kafka answers with the error code `done`, which means that nothing is left to do."""
+        self._complaint = None
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            try:
+                return future.result(timeout=_POLL_S)
+            except TimeoutError:
+                self._client.poll(0)  # serves `_remember`
+                if self._complaint is not None and _is_login(self._complaint):
+                    raise self._error(self._complaint, doing) from None  # it would be repeated until the time is up
+                if time.monotonic() > deadline:
+                    raise self._unreachable() from None
+            except KafkaException as exception:
+                if _code(exception) == done:
+                    return None
+                self._client.poll(0)
+                raise self._error(exception.args[0], doing) from exception
+
+    def _remember(self, error: KafkaError) -> None:
+        """librdkafka's reports about its connections; the sum of them says less than each."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - the public name of the code
+            self._complaint = error
+
+    def _error(self, error: KafkaError, doing: str) -> ForebayError:
+        reason = error.str().rstrip(".")
+        if error.code() in _UNREACHABLE:
+            return self._unreachable()
+        if _is_login(error):
+            return Refused(f"Kafka at {self._servers} refuses the login: {reason}: check mechanism, user and password")
+        if error.code() in _FORBIDDEN:
+            return Refused(f"the user may not {doing}: {reason}: let an administrator of Kafka add the ACL")
+        if error.retriable() or error.code() in _COORDINATOR_MOVES | _LEADER_MOVED or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
+            return TryLater(f"cannot {doing}: {reason}: check that it exists, and try again")
+        return Refused(f"cannot {doing}: {reason}")
+
+    def _unreachable(self) -> TryLater:
+        complaint = self._complaint
+        reason = f"{_cause(complaint)}: " if complaint is not None else ""
+        tls = complaint is not None and complaint.code() == KafkaError._SSL  # noqa: SLF001 - the public name of the code
+        cure = (
+            "check tls and its Secrets"
+            if tls
+            else "check the address, that a broker listens there, and whether it wants TLS"
+        )
+        return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
+
+
 _TIMING = re.compile(r" \(after \d+ms in state \w+[^)]*\)")
 """What would make two reports of one failure differ."""
 
