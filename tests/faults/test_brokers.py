@@ -38,7 +38,7 @@ def finish(world: World, load: Load, service: Service) -> None:
 def test_7_a_broker_that_restarts_in_order(kafka, tmp_path):
     """In two of three runs librdkafka's call for the offsets does not return after this: see `_bounded` of the producer."""
     world = World(kafka, tmp_path, AVERAGE)
-    with world.service() as service, Load(world) as load:
+    with world.supervised() as service, Load(world) as load:
         until_every_partition_progresses(world)
         kafka.restart()
         until_every_partition_progresses(world)
@@ -52,7 +52,7 @@ def test_8_brokers_that_are_killed_one_after_the_other(tmp_path):
     """Three brokers: first the one that coordinates the transactions dies, then the one that coordinates the group."""
     with Cluster(tmp_path / "cluster") as cluster:
         world = _world_with_two_coordinators(cluster, tmp_path)
-        with world.service() as service, Load(world) as load:
+        with world.supervised() as service, Load(world) as load:
             until_every_partition_progresses(world)
             for coordinator in (
                 cluster.coordinator_of_transactions(_transactional_id(world)),

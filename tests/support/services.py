@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -108,3 +109,22 @@ class Service:
         if self.is_running():
             self.process.send_signal(signal.SIGCONT)
             self.kill()
+
+
+class Supervised(Service):
+    """A service that is started again when its transaction has outlived its time-out, as every supervisor would.
+
+    A producer cannot tell that from a successor that has fenced it, and ends its process. Any other end is final.
+    """
+
+    def start(self) -> "Service":
+        super().start()
+        threading.Thread(target=self._start_again_when_fenced, daemon=True).start()
+        return self
+
+    def _start_again_when_fenced(self) -> None:
+        while self.process.wait() == 1:
+            failed = [line for line in self.log().splitlines() if '"event": "failed"' in line]
+            if not failed or '"error": "Fenced"' not in failed[-1]:
+                return
+            super().start()

@@ -29,8 +29,16 @@ def configure(bootstrap: str, topic: str, name: str, value: str) -> None:
 
 
 def write(bootstrap: str, topic: str, records, **properties) -> None:
-    """Write (key, value) pairs, partitioned as Java clients do."""
-    producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 5, **properties})
+    """Write (key, value) pairs, partitioned as Java clients do; in order and once each, also when a broker stands still."""
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "partitioner": "murmur2_random",
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            **properties,
+        }
+    )
     failed = []
 
     def delivered(error, _message):

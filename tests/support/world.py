@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import topics
 from rocksdict import AccessType, Options, Rdict
-from services import Service
+from services import Service, Supervised
 
 
 class World:
@@ -49,6 +49,10 @@ spec:
 
     def service(self, ordinal: int = 0, **extra) -> Service:
         return Service(self.folder, self.yaml, "enrich", "processor", self.bootstrap, ordinal, **extra)
+
+    def supervised(self) -> Supervised:
+        """The only replica, started again when it was fenced."""
+        return Supervised(self.folder, self.yaml, "enrich", "processor", self.bootstrap)
 
     def write(self, records) -> None:
         topics.write(self.bootstrap, self.raw, records)
