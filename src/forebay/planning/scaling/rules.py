@@ -96,7 +96,7 @@ def out_of_bounds(now: Situation, policy: ScalingPolicy) -> Verdict | None:
     return Verdict(
         bound,
         Reason.OUT_OF_BOUNDS,
-        f"{now.replicas} replicas are outside of {low} to {high}, which the Pipeline allows",
+        f"{_replicas(now.replicas)} are outside of {low} to {high}, which the Pipeline allows",
         now,
     )
 
@@ -176,7 +176,7 @@ def did_not_help(now: Situation, policy: ScalingPolicy) -> Verdict | None:
     before, after, gain = now.ineffective
     low, _ = _bounds(now, policy)
     sentence = (
-        f"{after} replicas did {gain:.2f} times as much as {before}: something else limits this stage, such as what it "
+        f"{_replicas(after)} did {gain:.2f} times as much as {before}: something else limits this stage, such as what it "
         "writes to"
     )
     if now.replicas >= after:
@@ -222,7 +222,7 @@ def falling_behind(now: Situation, policy: ScalingPolicy) -> Verdict | None:
     _, high = _bounds(now, policy)
     better = [count for count in _counts(now, policy) if count > now.replicas]
     load = now.expected_rate
-    head = f"{now.behind_s:.1f} s behind at {load:.0f} records/s with {now.replicas} replicas"
+    head = f"{now.behind_s:.1f} s behind at {load:.0f} records/s with {_replicas(now.replicas)}"
     if not better:
         return _hold(
             now, Reason.AT_MAXIMUM, f"{head}: {high} is the most that the bounds and {now.partitions} partitions allow"
@@ -242,7 +242,7 @@ def falling_behind(now: Situation, policy: ScalingPolicy) -> Verdict | None:
     return Verdict(
         replicas,
         Reason.FALLING_BEHIND,
-        f"{head}: {replicas} replicas of {now.capacity:.0f} records/s keep {policy.freshness_seconds:g} s",
+        f"{head}: {_replicas(replicas)} of {now.capacity:.0f} records/s keep {policy.freshness_seconds:g} s",
         now,
     )
 
@@ -256,8 +256,8 @@ def load_fell(now: Situation, policy: ScalingPolicy) -> Verdict | None:
         peak = next((peak for peak in now.peaks if peak.seconds >= patience), None)
         if peak is not None and _load(now, count, peak.rate) <= LOAD_IN:
             sentence = (
-                f"at most {peak.rate:.0f} records/s for {peak.seconds:.0f} s: {count} replicas of {now.capacity:.0f} "
-                "records/s are enough"
+                f"at most {peak.rate:.0f} records/s for {peak.seconds:.0f} s: {_replicas(count)} of {now.capacity:.0f} "
+                f"records/s {'is' if count == 1 else 'are'} enough"
             )
             return Verdict(count, Reason.LOAD_FELL, sentence, now)
     return None
@@ -273,7 +273,7 @@ def try_fewer(now: Situation, policy: ScalingPolicy) -> Verdict | None:
     if any(_load(now, count, now.peaks[0].rate) <= LOAD_IN for count in fewer):
         return None  # what was seen is enough to know soon
     return Verdict(
-        fewer[-1], Reason.TRYING_FEWER, f"{now.replicas} replicas have never been busy: trying {fewer[-1]}", now
+        fewer[-1], Reason.TRYING_FEWER, f"{_replicas(now.replicas)} have never been busy: trying {fewer[-1]}", now
     )
 
 
@@ -284,7 +284,7 @@ def keeping_up(now: Situation, policy: ScalingPolicy) -> Verdict | None:
     return _hold(
         now,
         Reason.KEEPING_UP,
-        f"{at_least}{now.behind_s:.1f} s behind at {now.rate:.0f} records/s with {now.replicas} replicas",
+        f"{at_least}{now.behind_s:.1f} s behind at {now.rate:.0f} records/s with {_replicas(now.replicas)}",
     )
 
 
@@ -396,3 +396,7 @@ def _patience(now: Situation, policy: ScalingPolicy, fewer: int) -> float:
 
 def _partitions(numbers: tuple[int, ...]) -> str:
     return f"partition{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def _replicas(count: int) -> str:
+    return f"{count} replica{'' if count == 1 else 's'}"
