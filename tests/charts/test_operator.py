@@ -63,10 +63,11 @@ def test_it_grants_what_the_operator_does_and_nothing_else(cluster_wide):
     roles = {
         name: granted(found["rules"])
         for name, found in (rendered.of("ClusterRole") | rendered.of("Role")).items()
-        if name in {NAME, f"{NAME}-lease"}
+        if name in {NAME, f"{NAME}.system", f"{NAME}-lease"}
     }
+    looking_after = roles[f"{NAME}.system" if cluster_wide else NAME]
 
-    assert roles[NAME] | {"leases.coordination.k8s.io": {"get", "update", "create"}} == RIGHTS
+    assert looking_after | {"leases.coordination.k8s.io": {"get", "update", "create"}} == RIGHTS
     lease = rendered.of("Role")[f"{NAME}-lease"]["rules"]
     assert {verb for rule in lease for verb in rule["verbs"]} == {"get", "update", "create"}
 
@@ -87,7 +88,7 @@ def test_rights_are_granted_where_pipelines_are_looked_after():
               if found["kind"] == "Role" and found["metadata"]["name"] == NAME}  # fmt: skip
 
     assert places == {"shop", "depot"}
-    assert NAME not in rendered.of("ClusterRole")
+    assert rendered.of("ClusterRole").keys() == {f"{NAME}-edit", f"{NAME}-view"}
     assert environment(rendered)["FOREBAY_OPERATOR_NAMESPACES"] == "shop,depot"
 
 
@@ -133,6 +134,13 @@ def test_the_definition_is_the_generated_one_and_stays():
 )
 def test_switches(values, kind, count):
     assert len(template(**values).of(kind)) == count
+
+
+def test_only_the_definition_is_the_whole_clusters():
+    """Two operators, each for its own namespaces, do not meet."""
+    rendered = template(crds={"enabled": False})
+
+    assert not any("namespace" not in found["metadata"] for found in rendered.objects)
 
 
 def test_the_definition_goes_with_the_release_on_request():

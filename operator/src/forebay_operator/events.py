@@ -28,8 +28,10 @@ _REASONS: dict[type, str] = {
 """Steps that users want to know of. Objects are applied by the dozen; of those only corrections are told."""
 
 
-_PASSING = frozenset({"Changing", "Progressing", "Deleting", "Paused"})
+_PASSING = frozenset({"Deleting", "Paused"})
 """Not ready, and nothing to worry about."""
+_BUSY = frozenset({"Changing", "Progressing"})
+"""What is being done has Events of its own."""
 
 
 class Events:
@@ -51,9 +53,9 @@ class Events:
 
     async def tell_ready(self, pipeline: Mapping[str, Any], ready: Condition) -> None:
         """The Pipeline became ready, or stopped being so, or for another reason."""
-        await self.tell(
-            pipeline, ready.reason, ready.message, is_warning=not ready.is_good and ready.reason not in _PASSING
-        )
+        if ready.reason not in _BUSY:
+            is_warning = not ready.is_good and ready.reason not in _PASSING
+            await self.tell(pipeline, ready.reason, ready.message, is_warning=is_warning)
 
     async def tell(
         self,

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from forebay.kafka.admin import Group
 from forebay.kafka.group_offsets import Offsets
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Processor, Sink, StartFrom
+from forebay.planning import reporting
 from forebay.planning.by_lag import Measured
 from forebay_operator import metrics
 from forebay_operator.connections import Connection, Connections
@@ -29,6 +31,8 @@ log = structlog.get_logger()
 
 _ROWS = 240
 """At one every 5 s, twenty minutes: older records are "at least" that old."""
+_RECENT = 12
+"""Rounds that make up a minute."""
 _RATE_S = 30.0
 """Rates are over the last half minute."""
 _SETTLED = frozenset({"STABLE", "EMPTY", "DEAD"})
@@ -46,6 +50,7 @@ class Tracked:
     """By topic."""
     measured: dict[str, Measured] = field(default_factory=dict)
     rate: float | None = None
+    recent: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
     signature: tuple[Any, ...] = ()
 
 
@@ -76,6 +81,7 @@ class Measuring:
         fresh = Tracked(pipeline, connection, partitions)
         if known is not None:
             fresh.measured, fresh.rate, fresh.signature = known.measured, known.rate, known.signature
+            fresh.recent = known.recent
         self._tracked[key] = fresh
 
     def lose(self, key: Key) -> None:
@@ -89,9 +95,10 @@ class Measuring:
         """The last measurement of each stage that reads."""
         return dict(self._tracked[key].measured) if key in self._tracked else {}
 
-    def rate(self, key: Key) -> float | None:
-        """Records per second into the first topics; None until two rounds have been made."""
-        return self._tracked[key].rate if key in self._tracked else None
+    def numbers(self, key: Key) -> dict[str, float]:
+        """The middle of the last minute's lag, behind and rate; a number that is unknown now is unknown."""
+        recent = self._tracked[key].recent if key in self._tracked else ()
+        return {name: median(one[name] for one in recent if name in one) for name in (recent[-1] if recent else ())}
 
     async def run(self) -> None:
         """For ever: a round, and a pause."""
@@ -132,6 +139,7 @@ class Measuring:
             for one in tracked:
                 one.measured = {stage.name: Measured() for stage in _readers(one.pipeline)}
                 one.rate = None
+                one.recent.clear()
             return
         now = time.time()
         for (topic, number), end in ends.items():
@@ -148,6 +156,7 @@ class Measuring:
                 answers = _Answers(described.get(group), committed.get(group), begins, now)
                 one.measured[stage.name] = self._measure(one, stage, answers, before)
             one.rate = self._rate(one, now)
+            one.recent.append(reporting.numbers_of(one.measured.values(), one.rate))
 
     async def _begins(
         self, connection: Connection, tracked: list[Tracked], committed: Mapping[str, Offsets | None]

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ TOPICS_AGE_S = 55.0
 """Topics are described anew when what is known is older, and after every change of the Pipeline."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Memory:
     """What is remembered of a Pipeline between rounds. All of it may be lost."""
 
@@ -32,8 +32,10 @@ class Memory:
     known_topics: topics.Observed | None = None
     topics_at: float = 0.0
     topics_generation: int = -1
-    written_at: float = float("-inf")
-    """When its status was written last."""
+    shown: dict[str, float] = field(default_factory=dict)
+    """The numbers in the status, before rounding."""
+    written_at: float
+    """When its status was written last, or this memory begun: numbers are not taken back because the operator is new."""
 
     def distrust_topics(self) -> None:
         """Something was changed: look again."""

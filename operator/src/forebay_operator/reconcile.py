@@ -103,7 +103,9 @@ class Reconciler:
             return None
         memory = self._memories.get(key)
         if memory is None or memory.uid != body["metadata"]["uid"]:
-            memory = self._memories[key] = Memory(body["metadata"]["uid"], {})
+            memory = self._memories[key] = Memory(
+                uid=body["metadata"]["uid"], fingerprints={}, written_at=asyncio.get_running_loop().time()
+            )
         parsed = self._parsed[key]
         if "deletionTimestamp" in body["metadata"]:
             return await self._see_off(key, body, parsed.pipeline, memory)
@@ -124,12 +126,13 @@ class Reconciler:
             self._conflicting.add(key)
         else:
             self._conflicting.discard(key)
+        memory.shown = reporting.steady(memory.shown, self._sources.measuring.numbers(key))
         report = reporting.report(
             pipeline,
             seen,
             plan,
             generation=body["metadata"]["generation"],
-            rate=self._sources.measuring.rate(key),
+            numbers=memory.shown,
             failure=outcome.failure,
         )
         if report.is_ready:

@@ -109,6 +109,7 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
             namespaces=settings.namespaces,
             clusterwide=not settings.namespaces,
             standalone=True,
+            identity=settings.identity,  # type: ignore[arg-type]  # else kopf asks for the user's name, which a pod has not
             stop_flag=stopping,
         ),
         "measuring": measuring.run(),

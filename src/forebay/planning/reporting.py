@@ -17,6 +17,9 @@ from forebay.planning.reconciling import TOPIC_STEPS, Apply, Observation, Plan, 
 
 NUMBERS_EVERY_S = 30.0
 _TENS = 10
+_NEAR = 0.25
+AT_LEAST = "at least"
+"""Among numbers: behind is more than it says."""
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 _MOST_PROBLEMS = 20
@@ -81,7 +84,7 @@ def report(
     plan: Plan,
     *,
     generation: int,
-    rate: float | None,
+    numbers: Mapping[str, float],
     failure: str | None = None,
 ) -> Report:
     """What to say of a Pipeline.
@@ -91,7 +94,7 @@ def report(
         seen: what was observed before the steps of the plan were taken.
         plan: what was decided on it.
         generation: the one of the spec.
-        rate: records per second into its first topics.
+        numbers: from `numbers_of`.
         failure: why a step could not be taken, as a sentence.
     """
     workloads = workloads_of(pipeline, seen)
@@ -106,7 +109,7 @@ def report(
     return Report(
         generation=generation,
         conditions=(ready, *aspects),
-        numbers=_numbers(seen.measured.values(), rate),
+        numbers=_texts(numbers),
         facts={
             "replicas": f"{sum(w.ready for w in workloads.values())}/{sum(v.replicas for v in plan.verdicts.values())}",
             "topics": _counted(seen, plan),
@@ -236,20 +239,49 @@ def _counted(seen: Observation, plan: Plan) -> str:
     return f"{max(0, len(plan.wanted) - len(pending) - wrong)}/{len(plan.wanted)}"
 
 
-def _numbers(measured: Iterable[Measured], rate: float | None) -> dict[str, str]:
-    """An unknown number of one stage makes the sum unknown: a missing measurement is no zero."""
+def numbers_of(measured: Iterable[Measured], rate: float | None) -> dict[str, float]:
+    """Lag (records), behind (seconds), rate (records/s) of a Pipeline, as far as they are known.
+
+    An unknown number of one stage makes the sum unknown: a missing measurement is no zero.
+    """
     known = list(measured)
     lags = [one.lag for one in known if one.lag is not None]
     ages = [one for one in known if one.behind_s is not None]
     result = {}
     if known and len(lags) == len(known):
-        result["lag"] = amount(sum(lags))
+        result["lag"] = float(sum(lags))
     if known and len(ages) == len(known):
         oldest = max(ages, key=lambda one: one.behind_s or 0)
-        result["behind"] = f"{'>' if oldest.is_at_least else ''}{duration(oldest.behind_s or 0)}"
+        result["behind"] = oldest.behind_s or 0.0
+        result |= {AT_LEAST: 1.0} if oldest.is_at_least else {}
     if rate is not None:
-        result["rate"] = f"{amount(rate)}/s"
+        result["rate"] = rate
     return result
+
+
+def steady(shown: Mapping[str, float], fresh: Mapping[str, float]) -> dict[str, float]:
+    """What to show: a number that changed by less than a quarter, or two, is the one that is shown already.
+
+    Even load is not even at the moments at which it is looked at.
+    """
+    return {
+        name: shown[name] if name in shown and _is_near(shown[name], value) else value for name, value in fresh.items()
+    }
+
+
+def _is_near(one: float, other: float) -> bool:
+    return abs(one - other) <= max(2.0, _NEAR * max(one, other)) and (one == 0) == (other == 0)
+
+
+def _texts(found: Mapping[str, float]) -> dict[str, str]:
+    texts = {}
+    if "lag" in found:
+        texts["lag"] = amount(found["lag"])
+    if "behind" in found:
+        texts["behind"] = f"{'>' if AT_LEAST in found else ''}{duration(found['behind'])}"
+    if "rate" in found:
+        texts["rate"] = f"{amount(found['rate'])}/s"
+    return texts
 
 
 def rounded(number: float) -> float:

@@ -16,7 +16,9 @@ EVEN = {"lag": "10", "behind": "1s", "rate": "200/s"}
 def told(world: PlannedWorld, **changes) -> Report:
     seen = replace(world.seen(), **changes)
     plan = reconciling.plan(world.pipeline, seen, NOW)
-    return reporting.report(world.pipeline, seen, plan, generation=1, rate=None)
+    return reporting.report(
+        world.pipeline, seen, plan, generation=1, numbers=reporting.numbers_of(seen.measured.values(), None)
+    )
 
 
 def running(world: PlannedWorld) -> PlannedWorld:
@@ -151,6 +153,25 @@ def written(wanted: Report, *, at: str = "2026-01-01T00:00:00Z") -> dict:
     patch = reporting.status_patch({}, wanted, now=at, written_s=1e9)
     assert patch is not None
     return patch["status"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "fresh", "is_kept"),
+    [(700, 600, True), (700, 400, False), (1, 3, True), (1, 4, False), (0, 1, False), (1, 0, False), (0, 0, True)],
+)
+def test_numbers_that_swing_at_even_load_stay(shown, fresh, is_kept):
+    assert (reporting.steady({"lag": shown}, {"lag": fresh}) == {"lag": shown}) is is_kept
+
+
+def test_a_number_that_is_unknown_now_is_not_shown():
+    assert reporting.steady({"lag": 5.0, "rate": 1.0}, {"rate": 1.0}) == {"rate": 1.0}
+
+
+def test_what_is_older_than_the_memory_is_told_as_at_least():
+    world = running(settle(PlannedWorld(pipeline())))
+    world.measured = {"enrich": Measured(5, 180.0, is_at_least=True), "store": Measured(0, 0.0)}
+
+    assert told(world).numbers["behind"] == ">3m"
 
 
 def test_nothing_new_is_not_written():
