@@ -37,11 +37,6 @@ class StageScaling:
         self._memory = Memory()
         self._verdict: Verdict | None = None
 
-    @property
-    def is_pinned(self) -> bool:
-        """Whether there is nothing to decide."""
-        return self.policy.min_replicas >= min(self.policy.max_replicas, len(self._partitions))
-
     def look(self, *, now: float, replicas: int, ready: int, downstream: Downstream | None = None) -> Observation:
         """What there is to see just now. Where Kafka does not answer, that is what is seen."""
         give_up_at = time.monotonic() + READ_WITHIN_S
@@ -103,13 +98,14 @@ class StageScaling:
 def scalings(pipeline: Pipeline, admin: Admin) -> dict[str, StageScaling]:
     """The consuming stages by name, if there is one among them whose number of replicas can change."""
     stages: tuple[Consuming, ...] = (*pipeline.spec.processors, *pipeline.spec.sinks)
+    if all(stage.autoscaling.min_replicas >= stage.autoscaling.max_replicas for stage in stages):
+        return {}
     states = admin.observe({stage.from_ for stage in stages})
-    found = {
+    return {
         stage.name: StageScaling(stage, pipeline=pipeline, admin=admin, partitions=state.partitions)
         for stage in stages
         if (state := states[stage.from_]) is not None
     }
-    return {} if all(scaling.is_pinned for scaling in found.values()) else found
 
 
 def downstream_of(stage: Consuming, all_of_them: Mapping[str, StageScaling]) -> Downstream | None:

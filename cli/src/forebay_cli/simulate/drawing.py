@@ -61,5 +61,5 @@ def picture(here: Sequence[Result], setting: Setting) -> Figure:
     behind.set_ylim(bottom=0)
     behind.set_ylabel("seconds behind")
     behind.set_xlabel("minutes")
-    figure.legend(loc="outside lower center", ncols=len(here))
+    figure.legend(loc="outside lower center", ncols=5)
     return figure

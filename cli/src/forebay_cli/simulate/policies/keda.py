@@ -79,7 +79,7 @@ class Keda:
             "hpa": phase(load, index + 7, HPA_SYNC_S),
         }
         self._recommendations: list[tuple[float, int]] = []
-        self._active_at: float | None = None
+        self._active_at = 0.0  # there was load until now, or it would not begin with replicas
 
     def next_look(self, now: float) -> float:
         """At the next poll of KEDA or sync of the HPA."""
@@ -104,11 +104,7 @@ class Keda:
         if is_active:
             self._active_at = now
             return replicas or max(1, self._low)
-        if (
-            replicas > 0
-            and self._low == 0
-            and (self._active_at is None or now > self._active_at + self._settings.cooldown_s)
-        ):
+        if replicas > 0 and self._low == 0 and now > self._active_at + self._settings.cooldown_s:
             return 0
         return max(replicas, self._low)
 
