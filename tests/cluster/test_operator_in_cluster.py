@@ -10,7 +10,7 @@ from services import until
 
 from forebay.pipeline import schema
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", autouse=True)

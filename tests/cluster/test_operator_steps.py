@@ -18,7 +18,7 @@ from services import until
 from forebay.pipeline import schema
 from forebay_cli.embedded_kafka import EmbeddedKafka
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
