@@ -21,7 +21,9 @@ def test_readings_are_stored_with_their_averages(sensors):
     # The same in SQL, as the sample's README has it.
     window = "PARTITION BY device_id ORDER BY timestamp ROWS BETWEEN 9 PRECEDING AND CURRENT ROW"
     expected = f"SELECT avg_temperature_c AS found, avg(temperature_c) OVER ({window}) AS expected FROM {sensors.table}"
-    assert sensors.surroundings.sql(f"SELECT max(abs(found - expected)) < 1e-9 FROM ({expected}) AS both") == [(True,)]
+    assert sensors.surroundings.sql(f"SELECT max(abs(found - expected)) < 1e-9 FROM ({expected}) AS compared") == [
+        (True,)
+    ]
 
 
 def test_pods_have_no_rights(sensors):

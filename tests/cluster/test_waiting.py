@@ -11,6 +11,12 @@ from services import until
 pytestmark = pytest.mark.timeout(600)
 
 SECRET = "warehouse-db"
+NEEDED = {
+    "devices": ["{ns}.raw", "{ns}.sensors.devices.positions"],
+    "enrich": ["{ns}.raw", "{ns}.raw.dlq", "{ns}.enriched", "{ns}.sensors.enrich.average.v1.changelog"],
+    "warehouse": ["{ns}.enriched", "{ns}.enriched.dlq"],
+}
+"""Topics by stage."""
 
 
 def test_pods_wait_for_topics_and_secrets(sensors):
@@ -21,12 +27,10 @@ def test_pods_wait_for_topics_and_secrets(sensors):
     containers = sensors.containers()
 
     reasons = {stage: until_it_waits(sensors, stage) for stage in STAGES}
-    assert "topics do not exist" in reasons["devices"]
-    assert f"{sensors.raw}" in reasons["devices"]
-    assert all(
-        topic in reasons["enrich"] for topic in (sensors.raw, f"{sensors.raw}.dlq", sensors.enriched, ".changelog")
-    )
-    assert f"there is no topic {sensors.enriched}" in reasons["warehouse"]
+    for stage, needed in NEEDED.items():
+        assert reasons[stage].startswith("topics do not exist: ")
+        assert reasons[stage].endswith("; create them, for example with `forebay apply`")
+        assert all(topic.format(ns=sensors.namespace) in reasons[stage] for topic in needed)
     time.sleep(7)  # they ask again every 2 s
     for stage in STAGES:
         assert waits_of(sensors, stage) == [reasons[stage]]

@@ -210,7 +210,8 @@ class Sensors:
     def groups_at_rest(self) -> bool:
         """Whether no consumer is a member of the stages' groups."""
         names = [f"{self.namespace}.{NAME}.{stage}" for stage in ("enrich", "warehouse")]
-        described = AdminClient({"bootstrap.servers": self.surroundings.bootstrap}).describe_consumer_groups(names)
+        admin = AdminClient({"bootstrap.servers": self.surroundings.bootstrap})  # answers as long as somebody holds it
+        described = admin.describe_consumer_groups(names)
         return all(each.result(10).state is ConsumerGroupState.EMPTY for each in described.values())
 
     def open_transactions(self) -> list[str]:

@@ -28,6 +28,7 @@ from forebay.pipeline.spec import Producer
 from forebay.runtime import service
 from forebay.runtime.pacing import Schedule, TokenBucket
 from forebay.runtime.service import Replica
+from forebay.runtime.watching import missing
 
 log = structlog.get_logger()
 
@@ -143,7 +144,7 @@ def run(replica: Replica[Producer], source: Source) -> None:
     """
     positions = names.positions_topic(replica.pipeline, replica.stage)
     admin = Admin(replica.connection)
-    if not service.wait_until(lambda: _missing(admin, (replica.stage.to, positions)), replica):
+    if not service.wait_until(lambda: missing(admin.observe((replica.stage.to, positions))), replica):
         return
     properties = settings.transactional_producer(
         replica.connection,
@@ -490,11 +491,3 @@ def _max_message_bytes(replica: Replica[Producer]) -> int:
 
 def _position_key(replica: Replica[Producer]) -> bytes:
     return str(replica.ordinal).encode()
-
-
-def _missing(admin: Admin, topics: tuple[str, ...]) -> str | None:
-    """Which of the topics do not exist, in a sentence."""
-    missing = [topic for topic, state in admin.observe(topics).items() if state is None]
-    if not missing:
-        return None
-    return f"there is no topic {' and no topic '.join(missing)} yet: `forebay apply` or the operator creates it"

@@ -28,6 +28,7 @@ from forebay.runtime import service
 from forebay.runtime.pacing import TokenBucket
 from forebay.runtime.service import Replica
 from forebay.runtime.stage import DeadLetter
+from forebay.runtime.watching import present
 
 log = structlog.get_logger()
 
@@ -154,20 +155,14 @@ class StoringLoop(Generic[RowT]):
         finally:
             gc.enable()
 
-    def _missing(self) -> str | None:
-        """What has to exist before this replica can join the group."""
-        self._destination.prepare(self._topic_id())
-        letters = names.dead_letter_topic(self._stage)
-        if self._admin.observe([letters])[letters] is None:
-            return f"there is no topic {letters} for dead letters: `forebay apply` or the operator creates it"
-        return None
+    def _missing(self) -> None:
+        """Raises what has to exist before this replica can join the group."""
+        found = present(self._admin.observe((self._stage.from_, names.dead_letter_topic(self._stage))))
+        self._destination.prepare(str(found[self._stage.from_].topic_id))
 
     def _topic_id(self) -> str:
         """Of the input as it is now: positions of a deleted topic mean nothing for its successor of the same name."""
-        state = self._admin.observe([self._stage.from_])[self._stage.from_]
-        if state is None:
-            raise TryLater(f"there is no topic {self._stage.from_}: `forebay apply` or the operator creates it")
-        return str(state.topic_id)
+        return str(present(self._admin.observe([self._stage.from_]))[self._stage.from_].topic_id)
 
     # -- one round ----------------------------------------------------------------------------------------------
 

@@ -35,10 +35,7 @@ class TopicsWatch:
         """The topics as they are now. Raises TryLater when one is missing or Kafka does not answer."""
         with self._turn:
             self.seen = found = self._admin.observe(self._topics)
-        absent = missing(found)
-        if absent is not None:
-            raise TryLater(absent)
-        return {name: state for name, state in found.items() if state is not None}
+        return present(found)
 
     def close(self) -> None:
         """Look no more."""
@@ -51,6 +48,14 @@ class TopicsWatch:
                     self.seen = self._admin.observe(self._topics)
             except ForebayError as error:  # the loop has troubles of its own with such brokers, and tells them
                 log.debug("topics not seen", reason=str(error))
+
+
+def present(found: Mapping[str, TopicState | None]) -> Mapping[str, TopicState]:
+    """The topics, when all of them exist; TryLater names those that do not."""
+    absent = missing(found)
+    if absent is not None:
+        raise TryLater(absent)
+    return {name: state for name, state in found.items() if state is not None}
 
 
 def missing(found: Mapping[str, TopicState | None]) -> str | None:

@@ -10,6 +10,7 @@ from forebay.runtime.processing import ProcessingLoop
 from forebay.runtime.service import Replica
 from forebay.runtime.stage import PartitionStage
 from forebay.runtime.state import Store
+from forebay.runtime.watching import missing
 from forebay_processor.chain import Chain
 from forebay_processor.rocksdb_store import Memory, RocksStore
 
@@ -20,12 +21,7 @@ def body(replica: Replica[Processor]) -> None:
     """Wait for the topics, then process until asked to stop."""
     admin = Admin(replica.connection)
 
-    def missing() -> str | None:
-        found = admin.observe(topics_of(replica))
-        absent = [name for name, state in found.items() if state is None]
-        return f"topics do not exist yet: {', '.join(absent)}" if absent else None
-
-    if not service.wait_until(missing, replica):
+    if not service.wait_until(lambda: missing(admin.observe(topics_of(replica))), replica):
         return
     source = admin.observe([replica.stage.from_])[replica.stage.from_]
     partitions = source.partitions if source is not None else 1
