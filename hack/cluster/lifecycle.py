@@ -250,13 +250,18 @@ def wait_until_whole() -> None:
 def answers(provider: Provider) -> bool:
     """Whether the cluster that exists is whole; writes this clone's kubeconfig for it."""
     try:
-        output(kind(provider, "export", "kubeconfig", "--name", NAME, "--kubeconfig", KUBECONFIG))
+        export_kubeconfig(provider)
         output(kubectl("get", "--raw", "/readyz", "--request-timeout=10s"))
         wait_until_whole()
     except Failure as failure:
         say(str(failure))
         return False
     return True
+
+
+def export_kubeconfig(provider: Provider) -> None:
+    """Write this clone's kubeconfig for the cluster that runs, which another clone may have started."""
+    output(kind(provider, "export", "kubeconfig", "--name", NAME, "--kubeconfig", KUBECONFIG))
 
 
 def say_ready(how: str, begun: float) -> None:
@@ -404,9 +409,10 @@ def status() -> bool:
     if whose == "local":
         node = provider is not None and images.exists(provider, images.node_recipe().exact)
         print(f"node image  {images.node_recipe().exact} ({'cached' if node else 'not built'})")
-    if not kubeconfig.is_file():
-        print("cluster     down")
-        return False
+        if not (provider and TOOLS.target.exists() and NAME in clusters(provider)):
+            print("cluster     down")
+            return False
+        export_kubeconfig(provider)
     try:
         shown = output(kubectl("get", "nodes", "-o", "wide", "--request-timeout=10s", kubeconfig=kubeconfig))
     except Failure as failure:
