@@ -409,11 +409,10 @@ def status() -> bool:
     if whose == "local":
         node = provider is not None and images.exists(provider, images.node_recipe().exact)
         print(f"node image  {images.node_recipe().exact} ({'cached' if node else 'not built'})")
-        if provider and TOOLS.target.exists() and NAME in clusters(provider):
-            export_kubeconfig(provider)
-    if not kubeconfig.is_file():
-        print("cluster     down")
-        return False
+        if not (provider and TOOLS.target.exists() and NAME in clusters(provider)):
+            print("cluster     down")
+            return False
+        export_kubeconfig(provider)
     try:
         shown = output(kubectl("get", "nodes", "-o", "wide", "--request-timeout=10s", kubeconfig=kubeconfig))
     except Failure as failure:
