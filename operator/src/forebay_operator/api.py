@@ -17,6 +17,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from forebay.errors import ForebayError, Refused, TryLater
+from forebay.pipeline.names import API_VERSION
 from forebay_operator import metrics
 
 Body = dict[str, Any]
@@ -47,7 +48,7 @@ class Resource:
         return self.group_version.rpartition("/")[2]
 
 
-PIPELINES = Resource("Pipeline", "forebay.dev/v1alpha1", "pipelines")
+PIPELINES = Resource("Pipeline", API_VERSION, "pipelines")
 SECRETS = Resource("Secret", "v1", "secrets")
 PODS = Resource("Pod", "v1", "pods")
 EVENTS = Resource("Event", "events.k8s.io/v1", "events")

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from forebay.errors import ForebayError
+from forebay.pipeline.names import API_VERSION
 from forebay.planning.reconciling import Apply, DeleteTopics, Release, Remove, ReplacePod, Scale, Step
 from forebay.planning.reporting import Condition
 from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic
@@ -81,7 +82,7 @@ class Events:
             "type": "Warning" if is_warning else "Normal",
             "note": note if len(note) <= _LONGEST_NOTE else f"{note[: _LONGEST_NOTE - 3]}...",
             "regarding": {
-                "apiVersion": "forebay.dev/v1alpha1",
+                "apiVersion": API_VERSION,
                 "kind": "Pipeline",
                 "name": metadata["name"],
                 "namespace": metadata["namespace"],

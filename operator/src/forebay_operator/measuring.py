@@ -21,7 +21,7 @@ from forebay.kafka.group_offsets import Offsets
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Processor, Sink, StartFrom
 from forebay.planning import reporting
-from forebay.planning.by_lag import Measured
+from forebay.planning.by_lag import SETTLED, Measured
 from forebay_operator import metrics
 from forebay_operator.connections import Connection, Connections
 from forebay_operator.pending import Pending
@@ -35,7 +35,6 @@ _RECENT = 12
 """Rounds that make up a minute."""
 _RATE_S = 30.0
 """Rates are over the last half minute."""
-_SETTLED = frozenset({"STABLE", "EMPTY", "DEAD"})
 
 Ends = Mapping[tuple[str, int], int | None]
 
@@ -127,7 +126,9 @@ class Measuring:
     async def _ask(self, tracked: list[Tracked]) -> None:
         connection = tracked[0].connection
         partitions = sorted({partition for one in tracked for partition in _partitions(one)})
-        groups = sorted({names.group_id(one.pipeline, stage) for one in tracked for stage in _readers(one.pipeline)})
+        groups = sorted(
+            {names.group_id(one.pipeline, stage) for one in tracked for stage in one.pipeline.spec.consuming_stages}
+        )
         try:
             ends, described, committed = await asyncio.gather(
                 self._connections.run(connection.admin.ends, partitions),
@@ -137,7 +138,7 @@ class Measuring:
         except ForebayError as error:
             log.warning("lag is unknown", cluster=connection.cluster, error=str(error))
             for one in tracked:
-                one.measured = {stage.name: Measured() for stage in _readers(one.pipeline)}
+                one.measured = {stage.name: Measured() for stage in one.pipeline.spec.consuming_stages}
                 one.rate = None
                 one.recent.clear()
             return
@@ -150,7 +151,7 @@ class Measuring:
                 row.append((now, end))
         begins = await self._begins(connection, tracked, committed)
         for one in tracked:
-            for stage in _readers(one.pipeline):
+            for stage in one.pipeline.spec.consuming_stages:
                 group = names.group_id(one.pipeline, stage)
                 before = one.measured.get(stage.name, Measured())
                 answers = _Answers(described.get(group), committed.get(group), begins, now)
@@ -165,7 +166,7 @@ class Measuring:
         wanted = {
             (stage.from_, number)
             for one in tracked
-            for stage in _readers(one.pipeline)
+            for stage in one.pipeline.spec.consuming_stages
             if (offsets := committed.get(names.group_id(one.pipeline, stage))) is not None
             for number in range(one.partitions.get(stage.from_, 0))
             if (stage.from_, number) not in offsets
@@ -225,7 +226,7 @@ class Measuring:
         """Metrics; and a look at the Pipeline when a verdict might change."""
         urgent = False
         signature = []
-        for stage in _readers(known.pipeline):
+        for stage in known.pipeline.spec.consuming_stages:
             one = known.measured.get(stage.name, Measured())
             if one.lag is not None and one.behind_s is not None:
                 metrics.LAG.labels(*key, stage.name).set(one.lag)
@@ -234,7 +235,7 @@ class Measuring:
             is_scaled = bounds.min_replicas != bounds.max_replicas or bounds.scale_to_zero
             is_late = (one.behind_s or 0) > bounds.freshness_seconds
             urgent |= is_scaled and is_late
-            signature += [one.lag is None, one.group in _SETTLED, is_late, is_scaled and bool(one.lag)]
+            signature += [one.lag is None, one.group in SETTLED, is_late, is_scaled and bool(one.lag)]
         if urgent or tuple(signature) != known.signature:
             known.signature = tuple(signature)
             self._pending.add(key)
@@ -260,10 +261,6 @@ def behind(row: Iterable[tuple[float, int]], position: int, now: float) -> tuple
         return now - known[0][0], True
     (earlier, low), (later, high) = known[after - 1], known[after]
     return now - (earlier + (later - earlier) * (position - low) / (high - low)), False
-
-
-def _readers(pipeline: Pipeline) -> tuple[Processor | Sink, ...]:
-    return (*pipeline.spec.processors, *pipeline.spec.sinks)
 
 
 def _partitions(one: Tracked) -> Iterator[tuple[str, int]]:

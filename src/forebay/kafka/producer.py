@@ -106,20 +106,20 @@ class TransactionalProducer:
             message["value"] = value
         self.produce_batch(topic, messages, partition=partition)
 
-    def produce_batch(self, topic: str, messages: Sequence[Message], *, partition: int = -1) -> None:
+    def produce_batch(self, topic: str, messages: list[Message], *, partition: int = -1) -> None:
         """Queue records without headers, in order. A full queue waits for the brokers: that is the back-pressure.
 
         Raises Rejected, after queueing all the others, for records that the client refuses.
         """
         places: Sequence[int] = range(len(messages))
+        batch = messages
         rejected: list[tuple[int, KafkaError]] = []
-        while places:
-            batch = [messages[place] for place in places]
+        while batch:
             if self._client.produce_batch(topic, batch, partition=partition) == len(batch):
                 break
-            errors = [(place, messages[place].pop("_error", None)) for place in places]
+            errors = [message.pop("_error", None) for message in batch]
             waiting: list[int] = []
-            for place, error in errors:
+            for place, error in zip(places, errors, strict=True):
                 if error is None:
                     if waiting:
                         raise TransactionAborted(
@@ -131,8 +131,8 @@ class TransactionalProducer:
                     rejected.append((place, error))
                 else:
                     raise self._cause(error)
-            places = waiting
-            if places:
+            places, batch = waiting, [messages[place] for place in waiting]
+            if batch:
                 self._client.poll(0.05)
         if rejected:
             raise Rejected(sorted(place for place, _ in rejected), rejected[0][1])

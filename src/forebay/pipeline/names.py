@@ -39,6 +39,8 @@ def replica(stage: Stage, ordinal: int) -> str:
 
 
 GROUP = "forebay.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
 PIPELINE_LABEL = f"{GROUP}/pipeline"
 """On everything that belongs to a Pipeline: its name."""
 STAGE_LABEL = f"{GROUP}/stage"

@@ -16,11 +16,9 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from forebay.pipeline import spec
+from forebay.pipeline.names import GROUP, VERSION
 from forebay.pipeline.rules import STATEFUL_SET_NAME
 from forebay.pipeline.spec import OneOf, Pipeline
-
-GROUP = "forebay.dev"
-VERSION = "v1alpha1"
 
 Schema = dict[str, Any]
 Cel = tuple[str, str]

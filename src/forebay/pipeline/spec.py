@@ -560,6 +560,11 @@ class PipelineSpec(Model):
         """All stages: producers, processors, sinks, each in the order of the file."""
         return (*self.producers, *self.processors, *self.sinks)
 
+    @property
+    def consuming_stages(self) -> tuple[Processor | Sink, ...]:
+        """The stages that read a topic, in the same order."""
+        return (*self.processors, *self.sinks)
+
     def topic(self, name: str) -> Topic:
         """The declared topic of that name; KeyError when there is none."""
         for topic in self.topics:

@@ -13,7 +13,8 @@ COOL_DOWN_S = 60.0
 CALM_S = 300.0
 """A stage that keeps up this long may lose a replica."""
 
-_SETTLED = frozenset({"STABLE", "EMPTY", "DEAD"})
+SETTLED = frozenset({"STABLE", "EMPTY", "DEAD"})
+"""States of a group, as `admin.GroupState` spells them, in which its lag says something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def decide(bounds: Autoscaling, measured: Measured, replicas: int, changed_at: f
 
 def _unripe(measured: Measured, replicas: int, unchanged_s: float | None) -> Verdict | None:
     """The numbers do not yet describe the replicas that there are."""
-    if measured.group not in _SETTLED:
+    if measured.group not in SETTLED:
         return Verdict(replicas, "Rebalancing", "the consumer group is rebalancing: its lag says nothing yet")
     if unchanged_s is not None and unchanged_s < COOL_DOWN_S:
         return Verdict(replicas, "CoolingDown", f"the number of replicas changed less than {COOL_DOWN_S:.0f} s ago")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from forebay.pipeline.names import PIPELINE_LABEL, TEMPLATE_ANNOTATION
+from forebay.pipeline.names import API_VERSION, PIPELINE_LABEL, TEMPLATE_ANNOTATION
 
 Body = dict[str, Any]
 
@@ -79,7 +79,7 @@ def _prepared(rendered: Body, owner: Owner) -> Manifest:
     metadata = body["metadata"]
     metadata["ownerReferences"] = [
         {
-            "apiVersion": "forebay.dev/v1alpha1",
+            "apiVersion": API_VERSION,
             "kind": "Pipeline",
             "name": owner.name,
             "uid": owner.uid,

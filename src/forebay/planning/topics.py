@@ -213,7 +213,7 @@ def _derived(pipeline: Pipeline, declared: Mapping[str, WantedTopic], observed: 
             replication_factor=factor,
             config={**POSITIONS_CONFIG, **_in_sync(factor)},
         )
-    for stage in (*spec.processors, *spec.sinks):
+    for stage in spec.consuming_stages:
         yield _dead_letters(stage, declared[stage.from_], observed)
     for processor in spec.processors:
         source = declared[processor.from_]

@@ -5,7 +5,8 @@ changelog offset that they stand at; when it was aborted the changed values are 
 store again. The store therefore never holds anything uncommitted, and the changelog can always rebuild it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from forebay.errors import ForebayError
@@ -229,9 +230,5 @@ class KeyedState(Generic[LiveT]):
         """Drop the values that have been live longest; nothing is changed between transactions."""
         surplus = len(self.live) - self._capacity
         if surplus > 0:
-            for key in _first(self.live, surplus):
+            for key in list(islice(self.live, surplus)):
                 del self.live[key]
-
-
-def _first(keys: Iterable[bytes], count: int) -> list[bytes]:
-    return [key for key, _ in zip(keys, range(count), strict=False)]

@@ -101,7 +101,7 @@ def shares(total: int, parts: int) -> tuple[int, ...]:
 
 def in_flow_order(pipeline: Pipeline) -> tuple[Consuming, ...]:
     """The stages that read, each behind all whose output (dead letters included) it reads."""
-    stages: tuple[Consuming, ...] = (*pipeline.spec.processors, *pipeline.spec.sinks)
+    stages = pipeline.spec.consuming_stages
     by_name = {stage.name: stage for stage in stages}
     graph = {stage.name: [writer.name for writer in stages if stage.from_ in _written_by(writer)] for stage in stages}
     return tuple(by_name[name] for name in TopologicalSorter(graph).static_order())
@@ -116,11 +116,10 @@ def ends_by_itself(pipeline: Pipeline, planned: Iterable[Launch]) -> bool:
     """Whether a run is over once its sources are: all of them are bounded, and nobody else writes what is read."""
     sources = [launch for launch in planned if isinstance(launch.stage, Producer)]
     written = written_topics(pipeline)
-    consuming = (*pipeline.spec.processors, *pipeline.spec.sinks)
     return (
         bool(sources)
         and all(launch.is_bounded for launch in sources)
-        and all(stage.from_ in written for stage in consuming)
+        and all(stage.from_ in written for stage in pipeline.spec.consuming_stages)
     )
 
 

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from forebay.errors import Refused, TryLater
 from forebay.kafka.admin import Admin
@@ -15,8 +17,8 @@ from forebay_cli.run.launches import Consuming
 
 SCRAPE_TIMEOUT_S = 1.0
 MAX_ANSWER_BYTES = 4 << 20
+_T = TypeVar("_T")
 READ_WITHIN_S = 0.3
-READ_AGAIN_S = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,21 @@ async def _get(port: int, path: str) -> tuple[int, str]:
     return int(head.split(maxsplit=2)[1]) if head.count(b" ") else 0, body.decode()
 
 
+def answer(ask: Callable[[], _T], *, within_s: float) -> _T | None:
+    """What Kafka answers; None when it does not.
+
+    Offsets that a transaction is committing just now cannot be read; that is over in a moment, so it is asked again. A failure
+    that took long is no such moment, and the next observation tries again.
+    """
+    give_up_at = time.monotonic() + within_s
+    while True:
+        with contextlib.suppress(TryLater, Refused):
+            return ask()
+        if time.monotonic() >= give_up_at:
+            return None
+        time.sleep(within_s / 10)
+
+
 class OffsetReader:
     """Reads how far the consuming stages are behind. One call at a time; each blocks."""
 
@@ -74,17 +91,7 @@ class OffsetReader:
         return {stage.name: self._lag(stage) for stage in self._stages}
 
     def _lag(self, stage: Consuming) -> int | None:
-        """Offsets that a transaction is committing just now cannot be read; that is over in a moment.
-
-        A failure that took long is no such moment, and the next observation tries again.
-        """
-        give_up_at = time.monotonic() + READ_WITHIN_S
-        while True:
-            with contextlib.suppress(TryLater, Refused):
-                return self._read(stage)
-            if time.monotonic() >= give_up_at:
-                return None
-            time.sleep(READ_AGAIN_S)
+        return answer(lambda: self._read(stage), within_s=READ_WITHIN_S)
 
     def _read(self, stage: Consuming) -> int:
         topic = stage.from_

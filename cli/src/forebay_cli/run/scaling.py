@@ -1,10 +1,7 @@
 """How many replicas the stages of a run have: what is seen of them, given to the decision that the operator takes too."""
 
-import contextlib
-import time
 from collections.abc import Mapping
 
-from forebay.errors import Refused, TryLater
 from forebay.kafka.admin import Admin
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Processor
@@ -21,9 +18,9 @@ from forebay.planning.scaling import (
     step,
 )
 from forebay_cli.run.launches import Consuming
+from forebay_cli.run.observation import answer
 
 READ_WITHIN_S = 0.5
-READ_AGAIN_S = 0.05
 
 
 class StageScaling:
@@ -39,16 +36,7 @@ class StageScaling:
 
     def look(self, *, now: float, replicas: int, ready: int, downstream: Downstream | None = None) -> Observation:
         """What there is to see just now. Where Kafka does not answer, that is what is seen."""
-        give_up_at = time.monotonic() + READ_WITHIN_S
-        partitions: tuple[PartitionOffsets, ...] = ()
-        group = GroupState.UNKNOWN
-        while True:
-            with contextlib.suppress(TryLater, Refused):  # offsets that are being committed cannot be read for a moment
-                group, partitions = self._read()
-                break
-            if time.monotonic() >= give_up_at:
-                break
-            time.sleep(READ_AGAIN_S)
+        group, partitions = answer(self._read, within_s=READ_WITHIN_S) or (GroupState.UNKNOWN, ())
         return Observation(
             time=now,
             replicas=replicas,
@@ -97,7 +85,7 @@ class StageScaling:
 
 def scalings(pipeline: Pipeline, admin: Admin) -> dict[str, StageScaling]:
     """The consuming stages by name, if there is one among them whose number of replicas can change."""
-    stages: tuple[Consuming, ...] = (*pipeline.spec.processors, *pipeline.spec.sinks)
+    stages = pipeline.spec.consuming_stages
     if all(stage.autoscaling.min_replicas >= stage.autoscaling.max_replicas for stage in stages):
         return {}
     states = admin.observe({stage.from_ for stage in stages})

@@ -6,6 +6,7 @@ many keys that wait for memory is most of the work. In one array a batch of reco
 
 import struct
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ class Windows:
         self._changed[:] = False
         surplus = len(self._rows) - self._capacity
         if surplus > 0:
-            self._drop([key for key, _ in zip(self._rows, range(surplus), strict=False)])
+            self._drop(list(islice(self._rows, surplus)))
 
     def aborted(self) -> None:
         """See State."""
