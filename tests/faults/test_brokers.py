@@ -6,6 +6,7 @@ import time
 
 import psutil
 import pytest
+import topics
 from load import Load, until_every_partition_progresses
 from promises import HEALED_S
 from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, PRODUCE
@@ -17,6 +18,7 @@ from cluster import Cluster
 pytestmark = pytest.mark.timeout(900)
 
 MEBIBYTE = 1 << 20
+ONE_REPLICA = {"min.insync.replicas": "1"}
 
 
 def behind(proxy, world: World) -> Service:
@@ -65,13 +67,40 @@ def test_8_brokers_that_are_killed_one_after_the_other(tmp_path):
             finish(world, load, service)
 
 
+@pytest.mark.long
+def test_8_the_only_broker_of_the_changelog_is_away(tmp_path):
+    """The transaction fails, and so does every attempt to restore what it leaves in doubt, until that broker is back."""
+    with Cluster(tmp_path / "cluster") as cluster:
+        world = _world_with_two_coordinators(cluster, tmp_path, stateful=False)
+        coordinators = {
+            cluster.coordinator_of_transactions(_transactional_id(world)),
+            cluster.coordinator_of_group(world.group),
+        }
+        (other,) = cluster.brokers.keys() - coordinators
+        topics.create(
+            world.bootstrap,
+            world.changelog,
+            replicas=[[other]] * 3,
+            config={"cleanup.policy": "compact", **ONE_REPLICA},
+        )
+        with world.supervised() as service, Load(world) as load:
+            until_every_partition_progresses(world)
+            cluster.brokers[other].kill()
+            until(
+                lambda: service.log().count("changelog/0 cannot be read") >= 2, what="restored in vain", deadline_s=120
+            )
+            cluster.brokers[other].restart()
+            until_every_partition_progresses(world)
+            finish(world, load, service)
+
+
 def _transactional_id(world: World) -> str:
     return f"{world.group}.0"
 
 
-def _world_with_two_coordinators(cluster: Cluster, folder) -> World:
+def _world_with_two_coordinators(cluster: Cluster, folder, *, stateful: bool = True) -> World:
     while True:
-        world = World(cluster, folder, AVERAGE)
+        world = World(cluster, folder, AVERAGE, stateful=stateful)
         transactions = cluster.coordinator_of_transactions(_transactional_id(world))
         if transactions != cluster.coordinator_of_group(world.group):
             return world

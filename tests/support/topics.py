@@ -12,9 +12,17 @@ def unique(name: str) -> str:
     return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
-def create(bootstrap: str, *topics: str, partitions: int = 3, config: dict[str, str] | None = None) -> None:
+def create(
+    bootstrap: str,
+    *topics: str,
+    partitions: int = 3,
+    config: dict[str, str] | None = None,
+    replicas: list[list[int]] | None = None,
+) -> None:
+    """Create topics; `replicas` names the brokers of each partition."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    wanted = [NewTopic(topic, partitions, config=config or {}) for topic in topics]
+    placed = {} if replicas is None else {"replica_assignment": replicas}
+    wanted = [NewTopic(topic, partitions, config=config or {}, **placed) for topic in topics]
     for created in admin.create_topics(wanted).values():
         created.result(30)
 

@@ -15,6 +15,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -38,6 +39,7 @@ from forebay.runtime.watching import TopicsWatch, missing
 log = structlog.get_logger()
 
 RETRY_S = 0.5
+_RETRY_AT_LEAST_EVERY_S = 8.0
 _COLLECT_EVERY_S = 5.0
 AT_ONCE = 1_000
 """Records read at a time: few enough to be in the processor's cache still when they are decoded and encoded. Measured:
@@ -148,7 +150,6 @@ class ProcessingLoop:
             self._guarded(self._commit)
         except BaseException:
             self._forget_transaction()  # leaving the group revokes, and that would commit what is half done
-            self._reader.take_ends()
             raise
         finally:
             gc.enable()
@@ -182,18 +183,26 @@ class ProcessingLoop:
         return min(tokens, most)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except TransactionAborted as error:
-            self._aborted(error)
-        except Uncertain as error:
-            self._start_over(error)
-        except StoreDamaged as error:
-            self._damaged(error)
-        except TryLater as error:
-            self._replica.metrics.error(error)
-            log.warning("trying again", reason=str(error))
-            self._start_over(error)
+        """Do it. What goes wrong and may pass is answered, and so is what goes wrong in the answer, until one succeeds.
+
+        Nothing is read before that, for an answer that failed may not have rewound. Whoever is to stop answers once.
+        """
+        answers = 0
+        while True:
+            try:
+                action()
+            except TransactionAborted as error:
+                answer = partial(self._aborted, error)
+            except StoreDamaged as error:
+                answer = partial(self._damaged, error)
+            except (Uncertain, TryLater) as error:
+                answer = partial(self._start_over, error)
+            else:
+                return
+            if answers and self._replica.stopping.wait(min(RETRY_S * 2**answers, _RETRY_AT_LEAST_EVERY_S)):
+                return
+            action = answer
+            answers += 1
 
     def _process(self, run: Run) -> None:
         stage = self._owned.get(run.partition)
@@ -361,11 +370,8 @@ class ProcessingLoop:
         self._replica.metrics.error(error)
         if error.by_record:
             self._suspect()
-        try:
-            self._producer.abort()
-        except (TransactionAborted, Uncertain) as worse:
-            self._start_over(worse)
-            return
+        self._forget_transaction()
+        self._producer.abort()
         self._replica.metrics.aborted()
         self._rewind()
         if not error.by_record:
@@ -375,6 +381,7 @@ class ProcessingLoop:
         """Nobody knows what was committed: a new producer, state from the changelog, offsets from the group."""
         log.warning("starting over with a new producer", reason=str(error))
         self._replica.metrics.error(error)
+        self._forget_transaction()
         self._replica.stopping.wait(RETRY_S)
         if not self._producer.replace(self._replica.go_on):
             return
@@ -382,12 +389,13 @@ class ProcessingLoop:
         self._rewind(restore=list(self._owned))
 
     def _damaged(self, error: StoreDamaged) -> None:
-        """Local state cannot be read: abort, wipe it, restore it, and do the work again."""
+        """Local state cannot be read: wipe it, abort, restore it, and do the work again."""
         log.error("local state is damaged; it is wiped and restored", reason=str(error))
         self._replica.metrics.error(error)
+        self._forget_transaction()
+        error.store.wipe()
         self._producer.abort()
         self._replica.metrics.aborted()
-        error.store.wipe()
         self._rewind(
             restore=[
                 partition
@@ -397,9 +405,7 @@ class ProcessingLoop:
         )
 
     def _rewind(self, restore: Sequence[int] = ()) -> None:
-        """Forget the transaction and continue every owned partition at its committed offset, some after a restore."""
-        self._forget_transaction()
-        self._reader.take_ends()
+        """Continue every owned partition at its committed offset, some after a restore; the transaction is forgotten."""
         self._commits = self._reader.commits(self._owned)
         self._reader.rewind({partition: self._resume_at(partition) for partition in self._owned})
         self._restore(restore)
@@ -407,6 +413,8 @@ class ProcessingLoop:
         self._reader.pause(self._restorer.partitions | unsuspected)
 
     def _forget_transaction(self) -> None:
+        """Nothing of it is committed any more, not by a revocation either, nor an end that was seen behind it."""
+        self._reader.take_ends()
         for stage in self._owned.values():
             for state in stage.states.values():
                 state.aborted()
