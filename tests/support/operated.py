@@ -48,6 +48,8 @@ class Operated:
     def __init__(self, bootstrap: str, folder: Path) -> None:
         self.bootstrap = bootstrap
         self.folder = folder
+        self.kubeconfig = os.environ["KUBECONFIG"]
+        """By which the operator finds the cluster."""
         self.namespace = topics.unique("op")
         self.processes: list[subprocess.Popen] = []
         self._ports: dict[int, int] = {}
@@ -76,7 +78,7 @@ class Operated:
         with (self.folder / f"operator-{number}.log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "forebay_operator"],
-                env={"PATH": os.environ["PATH"], "KUBECONFIG": os.environ["KUBECONFIG"], "HOME": str(self.folder)}
+                env={"PATH": os.environ["PATH"], "KUBECONFIG": self.kubeconfig, "HOME": str(self.folder)}
                 | {f"FOREBAY_OPERATOR_{name}": value for name, value in variables.items()},
                 stderr=log,
                 stdout=log,

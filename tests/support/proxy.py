@@ -18,10 +18,10 @@ END_TXN = 26
 
 
 class Proxy:
-    """Passes connections on to a port of this machine, until told otherwise."""
+    """Passes connections on to a port, until told otherwise."""
 
-    def __init__(self, target_port: int) -> None:
-        self._target = ("127.0.0.1", target_port)
+    def __init__(self, target_port: int, target_host: str = "127.0.0.1") -> None:
+        self._target = (target_host, target_port)
         self._change = threading.Condition()
         self._connections: set[socket.socket] = set()
         self._open = True
@@ -134,6 +134,22 @@ class Proxy:
             with self._change:
                 self._change.wait_for(lambda key=key: not self._frozen and key not in self._held_answers)
             yield frame
+
+
+class StreamProxy(Proxy):
+    """Before anything that speaks over TCP: it passes bytes on, and knows nothing of requests."""
+
+    def _requests(self, client: socket.socket, asked: dict[int, int]):  # noqa: ARG002 - the inherited shape
+        return self._pieces(client)
+
+    def _answers(self, broker: socket.socket, asked: dict[int, int]):  # noqa: ARG002
+        return self._pieces(broker)
+
+    def _pieces(self, source: socket.socket):
+        while piece := source.recv(1 << 16):
+            with self._change:
+                self._change.wait_for(lambda: not self._frozen)
+            yield piece
 
 
 def _frames(source: socket.socket):

@@ -9,7 +9,7 @@ A row that a transform cannot take is refused: it leaves the batch and becomes a
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
-from operator import attrgetter, itemgetter
+from operator import add, attrgetter, itemgetter
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -126,7 +126,7 @@ class TypedRows:
         for name, values in self._added.items():
             if set(map(_LAST_BYTE, texts)) - _CLOSING:
                 texts = [text.rstrip() for text in texts]
-            texts = list(map(bytes.__add__, map(_WITHOUT_LAST_BYTE, texts), _endings(name, values)))
+            texts = list(map(add, map(_WITHOUT_LAST_BYTE, texts), _endings(name, values)))
             present = self._columns.get(name)
             if present is not None and present.count(MISSING) < len(present):
                 texts = [text if value is MISSING else _once(text) for text, value in zip(texts, present, strict=True)]
