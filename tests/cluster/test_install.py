@@ -37,7 +37,8 @@ def test_pods_have_no_rights(sensors):
         "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)\n"
         "print(json.dumps({'ids': os.getresuid() + os.getresgid(), 'capabilities': int(status['CapBnd'], 16),\n"
         "  'no_new_privileges': int(status['NoNewPrivs']), 'seccomp': int(status['Seccomp']),\n"
-        "  'token': os.path.exists('/var/run/secrets'), 'writes': list(filter(may_write, ('/', '/app', '/etc', '/opt')))}))"
+        "  'token': os.path.exists('/var/run/secrets'),\n"
+        "  'writes': list(filter(may_write, ('/', '/app', '/etc', '/opt', '/var/tmp')))}))"
     )
     sensors.install()
 

@@ -38,6 +38,7 @@ class Restorer:
 
     def __init__(self, connection: kafka_settings.Properties, metrics: StageMetrics) -> None:
         self._admin = Admin(connection)
+        self._connection = connection
         self._reader = ChangelogReader(kafka_settings.assigned_consumer(connection))
         self._metrics = metrics
         self._restores: dict[int, _Restore] = {}
@@ -51,18 +52,23 @@ class Restorer:
         """Restore each partition's stores, given by changelog topic; a store in doubt is wiped first.
 
         Call it after the input's committed offsets were read: a commit that lands in between would be missed. Returns the
-        changelogs' origins. Raises TryLater while a changelog is missing.
+        changelogs' origins. Raises TryLater while a changelog is missing or cannot be read; then nothing is being restored any
+        more, and the caller begins again with all that it owns.
         """
         topics = {topic for of_partition in stores.values() for topic in of_partition}
         found = self._admin.observe(topics) if topics else {}
         origins = {topic: _origin(topic, found.get(topic)) for topic in topics}
-        for partition, of_partition in stores.items():
-            self.drop(partition)
-            restore = _Restore(dict(of_partition))
-            for topic, store in of_partition.items():
-                restore.remaining += self._begin(topic, partition, store, origins[topic], found[topic])
-            if of_partition:
-                self._restores[partition] = restore
+        try:
+            for partition, of_partition in stores.items():
+                self.drop(partition)
+                restore = _Restore(dict(of_partition))
+                for topic, store in of_partition.items():
+                    restore.remaining += self._begin(topic, partition, store, origins[topic], found[topic])
+                if of_partition:
+                    self._restores[partition] = restore
+        except TryLater:
+            self._renew()
+            raise
         self._export()
         return origins
 
@@ -88,6 +94,12 @@ class Restorer:
     def close(self) -> None:
         """Let go of the client."""
         self._reader.close()
+
+    def _renew(self) -> None:
+        """Another client: one that was told that a partition has no leader does not ask again by itself."""
+        self._restores.clear()
+        self._reader.close()
+        self._reader = ChangelogReader(kafka_settings.assigned_consumer(self._connection))
 
     def _begin(self, topic: str, partition: int, store: Store, origin: Origin, state: TopicState | None) -> int:
         low, end = self._reader.bounds(topic, partition)
