@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import msgspec
@@ -131,10 +130,7 @@ class Measuring:
 
     def figures(self, key: Key) -> dict[Figure, float]:
         """The middle of the last minute's figures; one that is unknown now is unknown."""
-        recent = self._tracked[key].recent if key in self._tracked else ()
-        return {
-            figure: median(one[figure] for one in recent if figure in one) for figure in (recent[-1] if recent else ())
-        }
+        return reporting.middle(self._tracked[key].recent) if key in self._tracked else {}
 
     async def run(self) -> None:
         """For ever: look at what is due."""

@@ -5,8 +5,9 @@ rounded to two significant digits: while a Pipeline runs evenly nothing is writt
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any, NamedTuple
 
 from forebay.pipeline import names
@@ -310,6 +311,12 @@ def figures_of(pipeline: Pipeline, decided: Mapping[str, Decision], rate: float 
         figures["", "behind"] = oldest.behind_s
         figures |= {("", AT_LEAST): 1.0} if oldest.behind_is_at_least else {}
     return figures
+
+
+def middle(recent: Sequence[Figures]) -> dict[Figure, float]:
+    """The median of the last looks; a figure that is unknown now is unknown."""
+    latest = recent[-1] if recent else {}
+    return {figure: median(look[figure] for look in recent if figure in look) for figure in latest}
 
 
 def steady(shown: Figures, fresh: Figures) -> dict[Figure, float]:
