@@ -77,7 +77,7 @@ def follow(
                 partitions=_partitions(pipeline, stage, answers, known_topics),
                 topic_id=state.topic_id if (state := known_topics.get(stage.from_)) is not None else None,
                 start=scaling.Start(stage.start_from),
-                is_paused=is_paused,
+                is_paused=is_paused or stage.autoscaling.is_pinned,  # measured all the same
                 is_rolling_out=workload.is_rolling_out,
                 downstream=scaling.downstream_of(stage, pipeline, last),
             )

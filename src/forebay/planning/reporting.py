@@ -251,14 +251,14 @@ def _stages(
         if reason is not None:
             said |= {"reason": reason.reason, "message": reason.message}
         said |= _texts(figures, stage.name)
-        kept = _remembered(stage.name, seen)
+        kept = _remembered(stage.name, seen, verdict)
         yield said | ({"scaling": dict(kept)} if kept else {})
 
 
-def _remembered(stage: str, seen: Observation) -> Mapping[str, Any]:
-    """What a restart must not forget. While nothing is known here either, that is what stands there."""
+def _remembered(stage: str, seen: Observation, verdict: Wanted | None) -> Mapping[str, Any]:
+    """What a restart must not forget. That is what stands there while nothing is known here, or nothing carried out."""
     before, lasting = seen.identity.scaling.get(stage), seen.lasting.get(stage)
-    if lasting is None:
+    if lasting is None or verdict is None or verdict.reason == "Frozen":
         return before or {}
     return scaling.remembered(Memory(lasting=lasting), before) if before or lasting != scaling.Lasting() else {}
 

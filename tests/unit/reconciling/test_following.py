@@ -113,6 +113,17 @@ def test_what_kubernetes_says_counts(changes, expected):
     assert reason(answers(), **changes)[0] is expected
 
 
+def test_a_pinned_stage_is_measured_and_nothing_decided_on_it():
+    """Whoever deploys it may give it other replicas than the Pipeline says: that is no change of ours."""
+    others = BOTH | {"store": workload("store", replicas=7, ready=7)}
+    history = follow({}, answers(ends=130), workloads=others)["store"]
+
+    assert history.last is not None
+    assert history.last.verdict.inputs.lag == 60
+    assert not history.last.verdict.is_change
+    assert history.memory.lasting.changed_at is None
+
+
 def test_a_stage_that_is_not_deployed_is_not_looked_at_and_not_forgotten():
     known = follow({}, answers())
     later = follow(known, answers(5.0), workloads={"store": workload("store")})

@@ -193,6 +193,18 @@ def test_each_stage_tells_its_figures():
     }
 
 
+def test_what_was_decided_and_cannot_be_carried_out_is_not_written_down():
+    """It is decided anew at every look, and each would be a change of a moment ago."""
+    world = wide()
+    kept = {"changedAt": 5.0}
+    world.identity = replace(world.identity, scaling={"enrich": kept})
+    world.claims = {"raw": "default/older"}
+    world.lasting = {"enrich": Lasting(changed_at=NOW)}
+    stage = next(stage for stage in told(world).facts["stages"] if stage["name"] == "enrich")
+
+    assert (stage["reason"], stage["scaling"]) == ("Frozen", kept)
+
+
 def test_what_was_measured_before_stays_while_nothing_is_known_here():
     """A new operator whose Kafka does not answer must not wipe out what the one before it knew."""
     world = wide()
