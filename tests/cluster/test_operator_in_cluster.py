@@ -96,11 +96,13 @@ def test_scaling_follows_the_bounds(running):
     wide = running.document()
     wide["spec"]["processors"][0]["autoscaling"] = {"minReplicas": 3, "maxReplicas": 6}
     running.apply(wide)
-    running.until_ready()
 
-    workload = json.loads(running.kubectl("get", "statefulset", f"{NAME}-enrich", "-o", "json"))
-    assert workload["spec"]["replicas"] == 3
-    assert running.pipeline()["status"]["replicas"] == "5/5"
+    def replicas() -> int:
+        return json.loads(running.kubectl("get", "statefulset", f"{NAME}-enrich", "-o", "json"))["spec"]["replicas"]
+
+    until(lambda: replicas() == 3, what="it is scaled into its bounds", deadline_s=15)
+    until(lambda: running.pipeline()["status"]["replicas"] == "5/5", what="the status says so", deadline_s=120)
+    running.until_ready()
 
 
 def test_uninstalling_strands_nothing_and_stops_nothing(running):

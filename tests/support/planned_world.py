@@ -5,7 +5,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 
 from forebay.pipeline.names import PIPELINE_LABEL, STAGE_LABEL
-from forebay.pipeline.spec import Pipeline, Producer
+from forebay.pipeline.spec import Autoscaling, Pipeline, Producer
 from forebay.planning import objects
 from forebay.planning.objects import Manifest, ObjectKey, Owner
 from forebay.planning.pods import PodState, Trouble
@@ -22,6 +22,7 @@ from forebay.planning.reconciling import (
     Scale,
     plan,
 )
+from forebay.planning.scaling import Decision, GroupState, Reason, Situation, Verdict, policy_of
 from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic, TopicState, names_of
 
 OWNER = Owner("sensors", "uid-1")
@@ -65,7 +66,8 @@ class PlannedWorld:
     pods: list[PodState] = field(default_factory=list)
     identity: Identity = field(default_factory=lambda: Identity(owner=OWNER))
     claims: dict[str, str] = field(default_factory=dict)
-    measured: dict = field(default_factory=dict)
+    decided: dict = field(default_factory=dict)
+    lasting: dict = field(default_factory=dict)
     kafka: Trouble | None = None
     taken: list = field(default_factory=list)
 
@@ -78,7 +80,8 @@ class PlannedWorld:
             manifests=manifests(self.pipeline),
             live=tuple(copy.deepcopy(list(self.live.values()))),
             pods=tuple(self.pods),
-            measured=self.measured,
+            decided=self.decided,
+            lasting=self.lasting,
         )
 
     def take(self, step) -> None:
@@ -127,11 +130,31 @@ class PlannedWorld:
         )
 
 
+def decision(
+    verdict_on: Autoscaling, *, replicas=1, wanted=None, reason="KeepingUp", held_s=0.0, **figures
+) -> Decision:
+    """A decision on a stage with these bounds that has so many replicas and should have others."""
+    inputs = Situation(
+        **{"now": NOW, "replicas": replicas, "ready": replicas, "partitions": 4, "group": GroupState.STABLE} | figures
+    )
+    verdict = Verdict(replicas if wanted is None else wanted, Reason(reason), f"because of {reason}", inputs)
+    return Decision(verdict=verdict, policy=policy_of(verdict_on), since=NOW - held_s)
+
+
 def pipeline(
-    *, partitions=4, low=1, high=1, sink=True, deletion="Retain", retention=None, workloads="Managed"
+    *,
+    partitions=4,
+    low=1,
+    high=1,
+    sink=True,
+    deletion="Retain",
+    retention=None,
+    workloads="Managed",
+    to_zero=False,
+    sink_high=1,
 ) -> Pipeline:
     config = {"retention.ms": retention} if retention else {}
-    autoscaling = {"minReplicas": low, "maxReplicas": high}
+    autoscaling = {"minReplicas": low, "maxReplicas": high, "scaleToZero": to_zero}
     average = {"name": "average", "movingAverage": {"field": "temperature_c", "output": "avg"}}
     spec = {
         "kafka": {"bootstrapServers": "kafka:9092"},
@@ -145,7 +168,16 @@ def pipeline(
         "processors": [
             {"name": "enrich", "from": "raw", "to": "enriched", "transforms": [average], "autoscaling": autoscaling}
         ],
-        "sinks": [{"name": "store", "from": "enriched", "destination": {"stdout": {}}}] if sink else [],
+        "sinks": [
+            {
+                "name": "store",
+                "from": "enriched",
+                "destination": {"stdout": {}},
+                "autoscaling": {"maxReplicas": sink_high},
+            }
+        ]
+        if sink
+        else [],
     }
     return Pipeline.model_validate({"metadata": {"name": "sensors"}, "spec": copy.deepcopy(spec)})
 
@@ -153,7 +185,7 @@ def pipeline(
 def settle(world: PlannedWorld, *, rounds: int = 6) -> PlannedWorld:
     """Plan and take steps until nothing is left to do."""
     for _ in range(rounds):
-        steps = plan(world.pipeline, world.seen(), NOW).steps
+        steps = plan(world.pipeline, world.seen()).steps
         if not steps:
             return world
         for step in steps:

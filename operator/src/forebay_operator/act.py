@@ -1,6 +1,5 @@
 """Takes the steps of a plan, one after the other, and stops at the first that fails. Each may be repeated."""
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -99,7 +98,6 @@ class Actor:
             case Scale(key, _, _, verdict):
                 scaled = await self.api.scale(key.kind, namespace, key.name, verdict.replicas)
                 self.world.see(key.kind, scaled)
-                metrics.DECISIONS.labels(verdict.reason).inc()
             case ReplacePod(pod):
                 await self.api.delete(PODS, namespace, pod)
                 self.world.forget("Pod", namespace, pod)
@@ -127,9 +125,3 @@ def _needed(pipeline: Pipeline | None) -> Pipeline:
     if pipeline is None:  # without a spec no such step is planned
         raise AssertionError("a step of Kafka without a Pipeline")
     return pipeline
-
-
-def scaled_at(done: Iterable[Step], now: float | None = None) -> dict[str, float]:
-    """When replicas were changed just now, by stage."""
-    at = round(time.time() if now is None else now)
-    return {step.stage: float(at) for step in done if isinstance(step, Scale)}

@@ -9,6 +9,7 @@ import structlog
 
 from forebay.errors import ForebayError
 from forebay.pipeline.names import API_VERSION
+from forebay.planning import reporting
 from forebay.planning.reconciling import Apply, DeleteTopics, Release, Remove, ReplacePod, Scale, Step
 from forebay.planning.reporting import Condition
 from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic
@@ -29,12 +30,6 @@ _REASONS: dict[type, str] = {
 """Steps that users want to know of. Objects are applied by the dozen; of those only corrections are told."""
 
 
-_PASSING = frozenset({"Deleting", "Paused"})
-"""Not ready, and nothing to worry about."""
-_BUSY = frozenset({"Changing", "Progressing"})
-"""What is being done has Events of its own."""
-
-
 class Events:
     """Writes them; that one is lost is no failure."""
 
@@ -52,11 +47,11 @@ class Events:
             case _ if (reason := _REASONS.get(type(step))) is not None:
                 await self.tell(pipeline, reason, str(step))
 
-    async def tell_ready(self, pipeline: Mapping[str, Any], ready: Condition) -> None:
-        """The Pipeline became ready, or stopped being so, or for another reason."""
-        if ready.reason not in _BUSY:
-            is_warning = not ready.is_good and ready.reason not in _PASSING
-            await self.tell(pipeline, ready.reason, ready.message, is_warning=is_warning)
+    async def tell_condition(self, pipeline: Mapping[str, Any], before: Mapping[str, Any], now: Condition) -> None:
+        """The Pipeline became ready or stopped being so, or for another reason; or its scaling is kept from working."""
+        if reporting.is_worth_an_event(before, now):
+            is_warning = not now.is_good and now.reason not in reporting.PASSING
+            await self.tell(pipeline, now.reason, now.message, is_warning=is_warning)
 
     async def tell(
         self,

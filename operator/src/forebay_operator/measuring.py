@@ -1,268 +1,274 @@
-"""How far behind every stage is: one round of questions to each Kafka cluster every few seconds, for all Pipelines.
+"""Looks at the stages of all Pipelines every few seconds: asks Kafka, has it decided (`planning/following.py`), remembers.
 
-Offsets are remembered with their times. A record's age is the time since the end of its partition passed the group's
-position, so no record is read and no timestamp of one is trusted.
+Pipelines with the same login are asked for together, in one batch of requests. A Kafka that does not answer holds up
+nobody but them.
 """
 
 import asyncio
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
+import msgspec
 import structlog
 
 from forebay.errors import ForebayError
-from forebay.kafka.admin import Group
-from forebay.kafka.group_offsets import Offsets
 from forebay.pipeline import names
-from forebay.pipeline.spec import Pipeline, Processor, Sink, StartFrom
-from forebay.planning import reporting
-from forebay.planning.by_lag import SETTLED, Measured
+from forebay.pipeline.spec import Pipeline
+from forebay.planning import following, objects, reconciling, reporting, scaling, topics
+from forebay.planning.following import Answers, GroupAnswer, Partition
+from forebay.planning.reporting import Figure
+from forebay.planning.scaling import Decision, History, Lasting, Situation
+from forebay.planning.scaling.decisions import LOOK_S, LOOK_SOON_S
 from forebay_operator import metrics
 from forebay_operator.connections import Connection, Connections
 from forebay_operator.pending import Pending
-from forebay_operator.world import Key
+from forebay_operator.world import Key, World
 
 log = structlog.get_logger()
 
-_ROWS = 240
-"""At one every 5 s, twenty minutes: older records are "at least" that old."""
 _RECENT = 12
-"""Rounds that make up a minute."""
+"""Looks that make up a minute."""
 _RATE_S = 30.0
 """Rates are over the last half minute."""
+_TICK_S = 0.5
 
-Ends = Mapping[tuple[str, int], int | None]
 
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Tracked:
-    """A Pipeline whose stages are measured."""
+    """A Pipeline whose stages are looked at."""
 
     pipeline: Pipeline
-    connection: Connection
-    partitions: Mapping[str, int]
-    """By topic."""
-    measured: dict[str, Measured] = field(default_factory=dict)
-    rate: float | None = None
-    recent: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    signature: tuple[Any, ...] = ()
+    connection: Connection | None
+    """None: Kafka cannot be reached. What was measured before is kept, and nothing said about now."""
+    known_topics: topics.Observed
+    is_paused: bool
+    histories: dict[str, History]
+    """By stage."""
+    ends: deque[tuple[float, int]] = field(default_factory=deque)
+    """(time, sum of the first topics' end offsets) of the last half minute."""
+    recent: deque[dict[Figure, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    due_s: float = 0.0
+    """When to look next, on the event loop's clock."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
-    """What Kafka said about one group; None where it did not."""
+class Subject:
+    """A Pipeline to look at."""
 
-    group: Group | None
-    committed: Offsets | None
-    begins: Ends
-    now: float
+    pipeline: Pipeline
+    connection: Connection
+    known_topics: topics.Observed
+    is_paused: bool
+    kept: Mapping[str, Mapping[str, Any]]
+    """By stage, what its status holds of former measurements."""
 
 
 class Measuring:
-    """Asks, remembers, and wakes those Pipelines about which something was learnt."""
+    """Looks, remembers, and wakes those Pipelines about which something else is to be said or done."""
 
-    def __init__(self, connections: Connections, pending: Pending[Key], interval_s: float) -> None:
+    def __init__(self, connections: Connections, world: World, pending: Pending[Key], interval_s: float) -> None:
         self._connections = connections
+        self._world = world
         self._pending = pending
         self._interval_s = interval_s
         self._tracked: dict[Key, Tracked] = {}
-        self._ends: dict[tuple[str, str, int], deque[tuple[float, int]]] = {}
-        """By cluster, topic and partition: (time, end offset)."""
+        self._asking: set[int] = set()
+        """Logins of which answers are awaited."""
+        self._started_at = time.time()
+        self._started_s = time.monotonic()
 
-    def track(self, key: Key, pipeline: Pipeline, connection: Connection, partitions: Mapping[str, int]) -> None:
-        """Measure this Pipeline from now on, as it is now."""
+    def track(self, key: Key, subject: Subject) -> None:
+        """Look at this Pipeline from now on, as it is now; at once when it is new or has changed."""
         known = self._tracked.get(key)
-        fresh = Tracked(pipeline, connection, partitions)
-        if known is not None:
-            fresh.measured, fresh.rate, fresh.signature = known.measured, known.rate, known.signature
-            fresh.recent = known.recent
-        self._tracked[key] = fresh
+        if known is None:
+            now = self._now()
+            histories = {
+                stage.name: History(memory=scaling.recalled(subject.kept.get(stage.name), now))
+                for stage in subject.pipeline.spec.consuming_stages
+            }
+            self._tracked[key] = Tracked(
+                pipeline=subject.pipeline,
+                connection=subject.connection,
+                known_topics=subject.known_topics,
+                is_paused=subject.is_paused,
+                histories=histories,
+            )
+            return
+        if known.pipeline is not subject.pipeline or known.is_paused != subject.is_paused or known.connection is None:
+            known.due_s = 0.0
+        known.pipeline, known.connection = subject.pipeline, subject.connection
+        known.known_topics, known.is_paused = subject.known_topics, subject.is_paused
 
     def lose(self, key: Key) -> None:
-        """Nothing is known of its stages any more."""
-        if (known := self._tracked.pop(key, None)) is not None:
-            for stage in known.measured:
-                for gauge in (metrics.LAG, metrics.BEHIND):
-                    gauge.remove(*key, stage)
+        """Its Kafka cannot be asked: nothing is known of it now, and nothing forgotten."""
+        if (known := self._tracked.get(key)) is not None:
+            known.connection = None
+            known.ends.clear()
+            known.recent.clear()
+            for stage in known.histories:
+                metrics.forget_lag(key, stage)
 
-    def measured(self, key: Key) -> dict[str, Measured]:
-        """The last measurement of each stage that reads."""
-        return dict(self._tracked[key].measured) if key in self._tracked else {}
+    def forget(self, key: Key) -> None:
+        """The Pipeline is gone."""
+        if self._tracked.pop(key, None) is not None:
+            metrics.forget(key)
 
-    def numbers(self, key: Key) -> dict[str, float]:
-        """The middle of the last minute's lag, behind and rate; a number that is unknown now is unknown."""
-        recent = self._tracked[key].recent if key in self._tracked else ()
-        return {name: median(one[name] for one in recent if name in one) for name in (recent[-1] if recent else ())}
+    def decided(self, key: Key) -> dict[str, Decision]:
+        """The last decision on each stage that reads, as far as Kafka can be asked."""
+        known = self._tracked.get(key)
+        if known is None or known.connection is None:
+            return {}
+        return {stage: history.last for stage, history in known.histories.items() if history.last is not None}
+
+    def lasting(self, key: Key) -> dict[str, Lasting]:
+        """What was measured of each stage for good."""
+        known = self._tracked.get(key)
+        return {stage: history.memory.lasting for stage, history in known.histories.items()} if known else {}
+
+    def figures(self, key: Key) -> dict[Figure, float]:
+        """The middle of the last minute's figures; one that is unknown now is unknown."""
+        return reporting.middle(self._tracked[key].recent) if key in self._tracked else {}
 
     async def run(self) -> None:
-        """For ever: a round, and a pause."""
-        loop = asyncio.get_running_loop()
-        while True:
-            started = loop.time()
-            clusters: dict[str, list[Key]] = {}
-            for key, tracked in self._tracked.items():
-                clusters.setdefault(tracked.connection.cluster, []).append(key)
-            await asyncio.gather(*(self._round(keys) for keys in clusters.values()))
-            self._forget({tracked.connection.cluster for tracked in self._tracked.values()})
-            await asyncio.sleep(max(0.5, self._interval_s - (loop.time() - started)))
+        """For ever: look at what is due."""
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                for login, keys in self._due().items():
+                    self._asking.add(login)
+                    looks.create_task(self._look(login, keys))
+                await asyncio.sleep(_TICK_S)
 
-    async def _round(self, keys: list[Key]) -> None:
-        """One cluster. Pipelines with the same login are asked for together."""
-        logins: dict[int, list[Tracked]] = {}
-        for key in keys:
-            tracked = self._tracked.get(key)
-            if tracked is not None:
-                logins.setdefault(id(tracked.connection), []).append(tracked)
-        await asyncio.gather(*(self._ask(tracked) for tracked in logins.values()))
-        for key in keys:
-            if (known := self._tracked.get(key)) is not None:
-                self._tell(key, known)
+    def _due(self) -> dict[int, list[Key]]:
+        """Pipelines to look at now, by login; none of a login whose answers are still awaited."""
+        soon = asyncio.get_running_loop().time() + _TICK_S
+        found: dict[int, list[Key]] = {}
+        for key, known in self._tracked.items():
+            if known.connection is not None and known.due_s <= soon and id(known.connection) not in self._asking:
+                found.setdefault(id(known.connection), []).append(key)
+        return found
 
-    async def _ask(self, tracked: list[Tracked]) -> None:
-        connection = tracked[0].connection
-        partitions = sorted({partition for one in tracked for partition in _partitions(one)})
-        groups = sorted(
-            {names.group_id(one.pipeline, stage) for one in tracked for stage in one.pipeline.spec.consuming_stages}
-        )
+    async def _look(self, login: int, keys: list[Key]) -> None:
+        asked = {key: self._tracked[key] for key in keys}
+        pipelines = {key: known.pipeline for key, known in asked.items()}
+        connection = asked[keys[0]].connection
+        assert connection is not None  # noqa: S101 - those alone are due
+        began = asyncio.get_running_loop().time()
         try:
-            ends, described, committed = await asyncio.gather(
-                self._connections.run(connection.admin.ends, partitions),
-                self._connections.run(connection.admin.groups, groups),
-                self._connections.run(self._connections.offsets.committed, connection.properties, groups),
-            )
+            answers = await self._ask(connection, asked.values())
         except ForebayError as error:
             log.warning("lag is unknown", cluster=connection.cluster, error=str(error))
-            for one in tracked:
-                one.measured = {stage.name: Measured() for stage in one.pipeline.spec.consuming_stages}
-                one.rate = None
-                one.recent.clear()
-            return
-        now = time.time()
-        for (topic, number), end in ends.items():
-            if end is not None:
-                row = self._ends.setdefault((connection.cluster, topic, number), deque(maxlen=_ROWS))
-                if row and end < row[-1][1]:
-                    row.clear()  # the topic was made anew
-                row.append((now, end))
-        begins = await self._begins(connection, tracked, committed)
-        for one in tracked:
-            for stage in one.pipeline.spec.consuming_stages:
-                group = names.group_id(one.pipeline, stage)
-                before = one.measured.get(stage.name, Measured())
-                answers = _Answers(described.get(group), committed.get(group), begins, now)
-                one.measured[stage.name] = self._measure(one, stage, answers, before)
-            one.rate = self._rate(one, now)
-            one.recent.append(reporting.numbers_of(one.measured.values(), one.rate))
+            answers = Answers(now=self._now())
+        finally:
+            self._asking.discard(login)
+        for key, known in asked.items():
+            is_same = self._tracked.get(key) is known and known.pipeline is pipelines[key]
+            if is_same and known.connection is not None:  # else it was answered for what is no more
+                known.due_s = began + self._decide(key, known, answers)
+            await asyncio.sleep(0)  # hundreds of Pipelines must not hold up everything else
 
-    async def _begins(
-        self, connection: Connection, tracked: list[Tracked], committed: Mapping[str, Offsets | None]
-    ) -> Ends:
-        """Where topics begin matters only to groups that have not committed yet."""
-        wanted = {
-            (stage.from_, number)
-            for one in tracked
-            for stage in one.pipeline.spec.consuming_stages
-            if (offsets := committed.get(names.group_id(one.pipeline, stage))) is not None
-            for number in range(one.partitions.get(stage.from_, 0))
-            if (stage.from_, number) not in offsets
+    async def _ask(self, connection: Connection, asked: Iterable[Tracked]) -> Answers:
+        """Ends are read last: none is older than an offset that was committed on the way to it."""
+        ask = self._connections.run
+        groups: set[str] = set()
+        read: set[Partition] = set()
+        inflow: set[Partition] = set()
+        for known in asked:
+            stages = known.pipeline.spec.consuming_stages
+            groups |= {names.group_id(known.pipeline, stage) for stage in stages}
+            read |= following.partitions_of({stage.from_ for stage in stages}, known.known_topics)
+            inflow |= following.partitions_of(following.inflow_topics(known.pipeline), known.known_topics)
+        described, committed, begins = await asyncio.gather(
+            ask(connection.admin.groups, sorted(groups)),
+            ask(self._connections.offsets.committed, connection.properties, sorted(groups)),
+            ask(connection.admin.begins, sorted(read)),
+        )
+        ends = await ask(connection.admin.ends, sorted(read | inflow))
+        answered = {
+            name: GroupAnswer(state=group.state, owners=group.owners, committed=offsets)
+            for name in groups
+            if (group := described.get(name)) is not None and (offsets := committed.get(name)) is not None
         }
-        try:
-            return await self._connections.run(connection.admin.begins, sorted(wanted))
-        except ForebayError:
-            return {}
+        return Answers(now=self._now(), groups=answered, begins=begins, ends=ends)
 
-    def _measure(
-        self,
-        one: Tracked,
-        stage: Processor | Sink,
-        answers: _Answers,
-        before: Measured,
-    ) -> Measured:
-        committed, now = answers.committed, answers.now
-        state = answers.group.state if answers.group is not None else "UNKNOWN"
-        count = one.partitions.get(stage.from_, 0)
-        if committed is None or not count:
-            return Measured(group=state)
-        lag, oldest, is_at_least = 0, 0.0, False
-        for number in range(count):
-            row = self._ends.get((one.connection.cluster, stage.from_, number))
-            if not row:
-                return Measured(group=state)
-            end = row[-1][1]
-            position = committed.get((stage.from_, number))
-            if position is None:
-                begin = end if stage.start_from is StartFrom.LATEST else answers.begins.get((stage.from_, number))
-                if begin is None:
-                    return Measured(group=state)
-                position = begin
-            lag += max(0, end - position)
-            age, is_least = behind(row, position, now)
-            if age > oldest:
-                oldest, is_at_least = age, is_least
-        is_calm = oldest <= stage.autoscaling.freshness_seconds / 2
-        calm_since = (before.calm_since or now) if is_calm else None
-        return Measured(lag, oldest, is_at_least, state, calm_since)
-
-    def _rate(self, one: Tracked, now: float) -> float | None:
-        """Growth of the topics that no stage of the Pipeline but producers write."""
-        inner = {processor.to for processor in one.pipeline.spec.processors}
-        first = [topic.name for topic in one.pipeline.spec.topics if topic.name not in inner]
-        total = 0.0
-        for topic in first:
-            for number in range(one.partitions.get(topic, 0)):
-                row = self._ends.get((one.connection.cluster, topic, number))
-                then = next(((at, end) for at, end in row or () if at >= now - _RATE_S), None)
-                if not row or then is None or row[-1][0] <= then[0]:
-                    return None
-                total += (row[-1][1] - then[1]) / (row[-1][0] - then[0])
-        return total
-
-    def _tell(self, key: Key, known: Tracked) -> None:
-        """Metrics; and a look at the Pipeline when a verdict might change."""
-        urgent = False
-        signature = []
+    def _decide(self, key: Key, known: Tracked, answers: Answers) -> float:
+        """What follows from the answers for one Pipeline; the seconds until the next look at it."""
+        bodies = self._world.members(key, objects.WORKLOADS)
+        before = known.histories
+        known.histories = following.follow(
+            known.pipeline,
+            before,
+            answers,
+            known_topics=known.known_topics,
+            workloads=reconciling.live_workloads(known.pipeline, bodies),
+            is_paused=known.is_paused,
+        )
+        for gone in before.keys() - known.histories.keys():
+            metrics.forget(key, gone)
+        known.recent.append(reporting.figures_of(known.pipeline, self.decided(key), _rate(known, answers)))
+        is_news = False
         for stage in known.pipeline.spec.consuming_stages:
-            one = known.measured.get(stage.name, Measured())
-            if one.lag is not None and one.behind_s is not None:
-                metrics.LAG.labels(*key, stage.name).set(one.lag)
-                metrics.BEHIND.labels(*key, stage.name).set(one.behind_s)
-            bounds = stage.autoscaling
-            is_scaled = bounds.min_replicas != bounds.max_replicas or bounds.scale_to_zero
-            is_late = (one.behind_s or 0) > bounds.freshness_seconds
-            urgent |= is_scaled and is_late
-            signature += [one.lag is None, one.group in SETTLED, is_late, is_scaled and bool(one.lag)]
-        if urgent or tuple(signature) != known.signature:
-            known.signature = tuple(signature)
+            was, now = before.get(stage.name, History()).last, known.histories[stage.name].last
+            if now is None or now is was:
+                continue  # it is not deployed
+            _show(key, stage.name, now.verdict.inputs)
+            if not stage.autoscaling.is_pinned:
+                metrics.DECISIONS.labels(*key, stage.name, now.verdict.reason).inc()
+                is_news |= self._tell(key, stage.name, was, now)
+        if is_news:
             self._pending.add(key)
+        return self._until_next_look(known)
 
-    def _forget(self, clusters: set[str]) -> None:
-        for known in [known for known in self._ends if known[0] not in clusters]:
-            del self._ends[known]
+    @staticmethod
+    def _tell(key: Key, stage: str, was: Decision | None, now: Decision) -> bool:
+        """The log, where something else is said than before: whether the Pipeline needs a round."""
+        is_new = now.times == 1
+        if is_new:
+            decision = msgspec.to_builtins(now)
+            log.info("decision", namespace=key[0], pipeline=key[1], stage=stage, decision=decision)
+        return is_new or was is None or scaling.condition(was).is_true != scaling.condition(now).is_true
+
+    def _until_next_look(self, known: Tracked) -> float:
+        """As soon as one of its stages asks for it; a pinned one has nothing to ask for."""
+        scaled = [stage.name for stage in known.pipeline.spec.consuming_stages if not stage.autoscaling.is_pinned]
+        decided = [last for stage in scaled if (last := known.histories[stage].last) is not None]
+        soonest = min((scaling.look_again_s(each.verdict) for each in decided), default=LOOK_S)
+        return min(self._interval_s, LOOK_SOON_S) if soonest < LOOK_S else self._interval_s
+
+    def _now(self) -> float:
+        """Seconds since the epoch, by a clock that nobody sets while this process runs."""
+        return self._started_at + time.monotonic() - self._started_s
 
 
-def behind(row: Iterable[tuple[float, int]], position: int, now: float) -> tuple[float, bool]:
-    """Seconds since the end of a partition passed the position, and whether that is only the least it can be.
-
-    Args:
-        row: (time, end offset), ascending.
-        position: the group's next offset to read.
-        now: seconds since the epoch.
-    """
-    known = list(row)
-    if not known or position >= known[-1][1]:
-        return 0.0, False
-    after = bisect_right(known, position, key=lambda entry: entry[1])
-    if after == 0:
-        return now - known[0][0], True
-    (earlier, low), (later, high) = known[after - 1], known[after]
-    return now - (earlier + (later - earlier) * (position - low) / (high - low)), False
+def _show(key: Key, stage: str, seen: Situation) -> None:
+    """What was measured, as metrics."""
+    if seen.missing is None:
+        metrics.LAG.labels(*key, stage).set(seen.lag)
+        metrics.BEHIND.labels(*key, stage).set(seen.behind_s)
+    else:
+        metrics.forget_lag(key, stage)
+    if seen.capacity_is_measured:
+        metrics.CAPACITY.labels(*key, stage).set(seen.capacity)
 
 
-def _partitions(one: Tracked) -> Iterator[tuple[str, int]]:
-    for topic in {topic.name for topic in one.pipeline.spec.topics}:
-        yield from ((topic, number) for number in range(one.partitions.get(topic, 0)))
+def _rate(known: Tracked, answers: Answers) -> float | None:
+    """Growth of the topics that no stage of the Pipeline but producers write, over the last half minute."""
+    ends = list(_inflow_ends(known, answers))
+    if not ends or None in ends:
+        known.ends.clear()
+        return None
+    total = sum(end for end in ends if end is not None)
+    if known.ends and total < known.ends[-1][1]:
+        known.ends.clear()  # a topic was made anew
+    known.ends.append((answers.now, total))
+    while known.ends[0][0] < answers.now - _RATE_S:
+        known.ends.popleft()
+    (since, first), (until, last) = known.ends[0], known.ends[-1]
+    return (last - first) / (until - since) if until > since else None
+
+
+def _inflow_ends(known: Tracked, answers: Answers) -> Iterator[int | None]:
+    for place in following.partitions_of(following.inflow_topics(known.pipeline), known.known_topics):
+        yield answers.ends.get(place)

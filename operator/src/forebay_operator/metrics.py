@@ -21,4 +21,27 @@ PIPELINES = Gauge("forebay_operator_pipelines", "Pipelines, by whether they are 
 LAG = Gauge("forebay_operator_lag_records", "Records not yet read", ["namespace", "pipeline", "stage"])
 BEHIND = Gauge("forebay_operator_behind_seconds", "Age of the oldest unread record", ["namespace", "pipeline", "stage"])
 REPLICAS = Gauge("forebay_operator_wanted_replicas", "Replicas decided on", ["namespace", "pipeline", "stage"])
-DECISIONS = Counter("forebay_operator_decisions", "Changes of replicas, by reason", ["reason"])
+CAPACITY = Gauge(
+    "forebay_operator_replica_capacity_records_per_second",
+    "What one replica was measured to do",
+    ["namespace", "pipeline", "stage"],
+)
+DECISIONS = Counter(
+    "forebay_operator_scaling_decisions",
+    "Verdicts on the replicas of a stage, one at each look, by reason",
+    ["namespace", "pipeline", "stage", "reason"],
+)
+
+
+def forget_lag(pipeline: tuple[str, str], stage: str) -> None:
+    """Show no lag where none is known: the last known one would look like one of now."""
+    LAG.remove(*pipeline, stage)
+    BEHIND.remove(*pipeline, stage)
+
+
+def forget(pipeline: tuple[str, str], stage: str | None = None) -> None:
+    """Show nothing of a stage that is gone, or of a whole Pipeline."""
+    namespace, name = pipeline
+    labels = {"namespace": namespace, "pipeline": name} | ({} if stage is None else {"stage": stage})
+    for metric in (LAG, BEHIND, REPLICAS, CAPACITY, DECISIONS):
+        metric.remove_by_labels(labels)

@@ -14,8 +14,9 @@ from forebay.planning import claims, objects, pods, reporting, topics
 from forebay.planning.objects import Manifest, ObjectKey, Owner
 from forebay.planning.pods import Trouble
 from forebay.planning.reconciling import Identity, Observation
-from forebay_operator.connections import Connection, Connections
-from forebay_operator.measuring import Measuring
+from forebay.planning.reporting import Figure, Told
+from forebay_operator.connections import Connections
+from forebay_operator.measuring import Measuring, Subject
 from forebay_operator.rendering import Renderer
 from forebay_operator.world import Key, World
 
@@ -32,8 +33,10 @@ class Memory:
     known_topics: topics.Observed | None = None
     topics_at: float = 0.0
     topics_generation: int = -1
-    shown: dict[str, float] = field(default_factory=dict)
+    shown: dict[Figure, float] = field(default_factory=dict)
     """The numbers in the status, before rounding."""
+    told: dict[str, Told] = field(default_factory=dict)
+    """By stage, the verdict in the words of the status."""
     written_at: float
     """When its status was written last, or this memory begun: numbers are not taken back because the operator is new."""
 
@@ -75,7 +78,8 @@ async def observe(
         live=tuple(member for member in members if member["kind"] != "Pod"),
         remembered=dict(memory.fingerprints),
         pods=tuple(pods.read(member) for member in members if member["kind"] == "Pod" and not _has_ended(member)),
-        measured=sources.measuring.measured(key),
+        decided=sources.measuring.decided(key),
+        lasting=sources.measuring.lasting(key),
     )
 
 
@@ -89,7 +93,7 @@ def identify(body: Mapping[str, Any], now: float) -> Identity:
         has_finalizer=names.FINALIZER in metadata.get("finalizers", ()),
         deleted_for_s=now - datetime.fromisoformat(deleted).timestamp() if deleted else None,
         topics=reporting.ledger(status),
-        changed_at=reporting.changes(status),
+        scaling=reporting.scaling_kept(status),
     )
 
 
@@ -117,16 +121,12 @@ async def _topics(
         trouble = Trouble("KafkaUnreachable", str(error))
     else:
         assert memory.known_topics is not None  # noqa: S101 - read above
-        _track(key, pipeline, connection, memory.known_topics, sources)
+        subject = Subject(pipeline, connection, memory.known_topics, identity.is_paused, identity.scaling)
+        sources.measuring.track(key, subject)
         return memory.known_topics
     memory.distrust_topics()
     sources.measuring.lose(key)
     return trouble
-
-
-def _track(key: Key, pipeline: Pipeline, connection: Connection, observed: topics.Observed, sources: Sources) -> None:
-    sizes = {name: state.partitions for name, state in observed.items() if state is not None}
-    sources.measuring.track(key, pipeline, connection, sizes)
 
 
 async def _manifests(pipeline: Pipeline, sources: Sources, identity: Identity) -> tuple[Manifest, ...] | Trouble:

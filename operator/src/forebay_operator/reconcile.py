@@ -18,7 +18,7 @@ from forebay.planning.pods import Trouble
 from forebay.planning.reconciling import Apply, Observation, Plan, Remove
 from forebay.planning.reporting import Report
 from forebay_operator import metrics
-from forebay_operator.act import Actor, Outcome, scaled_at
+from forebay_operator.act import Actor, Outcome
 from forebay_operator.api import PIPELINES, NotFound
 from forebay_operator.observe import Memory, Sources, identify, observe, secrets_of
 from forebay_operator.pending import Pending
@@ -103,6 +103,7 @@ class Reconciler:
             return None
         memory = self._memories.get(key)
         if memory is None or memory.uid != body["metadata"]["uid"]:
+            self._sources.measuring.forget(key)
             memory = self._memories[key] = Memory(
                 uid=body["metadata"]["uid"], fingerprints={}, written_at=asyncio.get_running_loop().time()
             )
@@ -117,22 +118,22 @@ class Reconciler:
     async def _look_after(self, key: Key, body: Mapping[str, Any], pipeline: Pipeline, memory: Memory) -> float:
         now = time.time()
         seen = await observe(pipeline, body, memory, self._sources, now)
-        plan = reconciling.plan(pipeline, seen, now)
+        plan = reconciling.plan(pipeline, seen)
         plan, is_held_back = self._paced(key, body, plan)
         outcome = await self._actor.act(plan.steps, pipeline, body, memory)
-        if changed := scaled_at(outcome.done):
-            seen = replace(seen, identity=replace(seen.identity, changed_at={**seen.identity.changed_at, **changed}))
         if plan.conflicts:
             self._conflicting.add(key)
         else:
             self._conflicting.discard(key)
-        memory.shown = reporting.steady(memory.shown, self._sources.measuring.numbers(key))
+        memory.shown = reporting.steady(memory.shown, self._sources.measuring.figures(key))
+        memory.told = reporting.told_before(memory.told, plan.verdicts, memory.shown)
         report = reporting.report(
             pipeline,
             seen,
-            plan,
+            replace(plan, verdicts={stage: told.wanted for stage, told in memory.told.items()}),
             generation=body["metadata"]["generation"],
-            numbers=memory.shown,
+            figures=memory.shown,
+            now=now,
             failure=outcome.failure,
         )
         if report.is_ready:
@@ -193,10 +194,9 @@ class Reconciler:
         metrics.STATUS_PATCHES.inc()
         self._sources.world.see("Pipeline", written)
         memory.written_at = loop_time
-        ready = report.conditions[0]
-        known: dict[str, Any] = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
-        if (known.get("status"), known.get("reason")) != (ready.status, ready.reason):
-            await self._actor.events.tell_ready(current, ready)
+        before = {condition["type"]: condition for condition in status.get("conditions", ())}
+        for condition in report.conditions:
+            await self._actor.events.tell_condition(current, before.get(condition.type, {}), condition)
 
     def _read_all(self) -> None:
         """Read what is new among all Pipelines: claims on topics need every one."""
@@ -222,7 +222,7 @@ class Reconciler:
         )
         for one in (*remembered, self._claimants):
             one.pop(key, None)
-        self._sources.measuring.lose(key)
+        self._sources.measuring.forget(key)
         self._upgrades.settled(key)
         self._conflicting.discard(key)
         self._count()

@@ -91,7 +91,7 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
     await _check(api, settings.namespaces)
     world, pending = World(), Pending[Key]()
     connections = Connections(api, world)
-    measuring = Measuring(connections, pending, settings.measure_s)
+    measuring = Measuring(connections, world, pending, settings.measure_s)
     renderer = Renderer(
         helm=settings.helm,
         chart=settings.chart,

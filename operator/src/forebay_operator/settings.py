@@ -46,7 +46,7 @@ class OperatorSettings(BaseSettings):
     resync_s: float = Field(default=30.0, ge=1)
     """Every Pipeline is looked at this often, whatever was noticed."""
     measure_s: float = Field(default=5.0, ge=0.5)
-    """Lag is read this often."""
+    """Every stage is looked at this often; sooner where something begins."""
 
     @field_validator("namespaces", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ kept as text: hundreds of Pipelines stay small.
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,10 +104,11 @@ class World:
         """All Pipelines, with uid and generation: where those are the same, so is the spec."""
         return dict(self._generations)
 
-    def members(self, key: Key) -> Iterator[dict[str, Any]]:
-        """What carries the Pipeline's label: workloads, pods and the rest."""
+    def members(self, key: Key, kinds: Container[str] | None = None) -> Iterator[dict[str, Any]]:
+        """What carries the Pipeline's label, of these kinds or all: workloads, pods and the rest."""
         for identity in sorted(self._members.get(key, ())):
-            yield msgspec.json.decode(self._bodies[identity][1])
+            if kinds is None or identity[0] in kinds:
+                yield msgspec.json.decode(self._bodies[identity][1])
 
     def secret(self, namespace: str, name: str) -> SecretKeys | None:
         """What a Secret holds, by key; None when there is none."""

@@ -284,6 +284,15 @@ class Batch(Model):
     """A transaction is committed this often."""
 
 
+class Behaviour(Model):
+    """How long evidence has to last before replicas are taken away."""
+
+    scale_in_after_seconds: Annotated[int, Field(ge=10, le=3_600)] = 90
+    """So long fewer replicas must have been enough; longer where a rebalance is costly."""
+    to_zero_after_seconds: Annotated[int, Field(ge=10, le=86_400)] = 300
+    """So long nothing may have arrived before the last replica goes."""
+
+
 class Autoscaling(Model):
     """Bounds for the number of replicas; equal bounds pin it, unless the stage may scale to zero."""
 
@@ -293,6 +302,12 @@ class Autoscaling(Model):
     """How far behind its input a stage may be."""
     scale_to_zero: bool = False
     """No replica at all while there is nothing to read; the first record wakes the stage."""
+    behaviour: Behaviour = Behaviour()
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether there is nothing to decide: the number of replicas is always the same."""
+        return self.min_replicas == self.max_replicas and not self.scale_to_zero
 
 
 class StartFrom(StrEnum):

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forebay.pipeline import names
-from forebay.pipeline.spec import DeletionPolicy, Pipeline, Producer, Workloads
-from forebay.planning import by_lag, objects, pods, topics
-from forebay.planning.by_lag import Measured, Verdict
+from forebay.pipeline.spec import Autoscaling, DeletionPolicy, Pipeline, Producer, Workloads
+from forebay.planning import objects, pods, scaling, topics
 from forebay.planning.objects import Manifest, ObjectKey, Owner
 from forebay.planning.pods import PodState, Trouble
+from forebay.planning.scaling import Decision, Lasting, Reason, policy_of
 from forebay.planning.topics import Purpose, TopicState, WantedTopic
 
 DELETION_DEADLINE_S = 600.0
@@ -34,8 +34,8 @@ class Identity:
     """Seconds since somebody asked for its deletion."""
     topics: Mapping[str, str] = field(default_factory=dict)
     """Topics that it created or adopted, with Kafka's ids: the ledger in its status."""
-    changed_at: Mapping[str, float] = field(default_factory=dict)
-    """When the replicas of a stage were last changed, in seconds since the epoch."""
+    scaling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By stage, what its status holds of `scaling.remembered`, as it stands there."""
 
     @property
     def is_paused(self) -> bool:
@@ -69,8 +69,22 @@ class Observation:
     remembered: Mapping[ObjectKey, str] = field(default_factory=dict)
     """Fingerprints of objects right after they were applied; see `objects.is_as_applied`."""
     pods: tuple[PodState, ...] = ()
-    measured: Mapping[str, Measured] = field(default_factory=dict)
-    """By stage."""
+    decided: Mapping[str, Decision] = field(default_factory=dict)
+    """By stage, the last decision on its replicas; those alone of which something is known now."""
+    lasting: Mapping[str, Lasting] = field(default_factory=dict)
+    """By stage, what its scaling has measured for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How many replicas a stage should have, and why."""
+
+    replicas: int
+    reason: str
+    """One word: a `scaling.Reason`, Pinned, External, Starting or Frozen."""
+    sentence: str
+    is_kept: bool = False
+    """For so long has something kept it from being scaled that the Pipeline's user should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +115,7 @@ class Scale:
     key: ObjectKey
     stage: str
     present: int
-    verdict: Verdict
+    verdict: Wanted
 
     def __str__(self) -> str:
         return f"scale {self.key} from {self.present} to {self.verdict.replicas}: {self.verdict.sentence}"
@@ -170,23 +184,23 @@ class Plan:
     wanted: tuple[WantedTopic, ...] = ()
     conflicts: tuple[str, ...] = ()
     topic_problems: tuple[str, ...] = ()
-    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    verdicts: Mapping[str, Wanted] = field(default_factory=dict)
     """By stage: how many replicas, and why."""
     waits_for: str | None = None
     """What a deletion waits for."""
 
 
-def plan(pipeline: Pipeline, seen: Observation, now: float) -> Plan:
-    """The next steps for a Pipeline that is not being deleted. `now` in seconds since the epoch."""
+def plan(pipeline: Pipeline, seen: Observation) -> Plan:
+    """The next steps for a Pipeline that is not being deleted."""
     if seen.identity.is_paused:
-        return Plan(verdicts=dict(_verdicts(pipeline, seen, now)))
+        return Plan(verdicts=dict(_verdicts(pipeline, seen)))
     finalizer = tuple(_finalizer(pipeline, seen.identity))
     if isinstance(seen.topics, Trouble):
         return Plan(steps=finalizer, verdicts=_frozen(pipeline, seen))
     wanted = topics.wanted(pipeline, seen.topics)
     conflicts = tuple(_conflicts(wanted, seen.claims))
     decided = _topics(wanted, seen)
-    verdicts = dict(_verdicts(pipeline, seen, now))
+    verdicts = dict(_verdicts(pipeline, seen))
     if conflicts or decided.problems:
         return Plan(
             steps=finalizer,
@@ -325,7 +339,7 @@ def _workloads(seen: Observation) -> Iterator[Step]:
             yield ReplacePod(pod.name, pod.trouble)
 
 
-def _scaling(pipeline: Pipeline, seen: Observation, verdicts: Mapping[str, Verdict]) -> Iterator[Step]:
+def _scaling(pipeline: Pipeline, seen: Observation, verdicts: Mapping[str, Wanted]) -> Iterator[Step]:
     workloads = workloads_of(pipeline, seen)
     for stage, verdict in verdicts.items():
         if (workload := workloads.get(stage)) is not None and workload.replicas != verdict.replicas:
@@ -338,40 +352,66 @@ class Workload:
 
     key: ObjectKey
     replicas: int
+    """Asked for."""
     ready: int = 0
-    is_rolled_out: bool = False
-    """The controller has seen the last change, and every replica is of the newest revision and ready."""
+    present: int = 0
+    """Pods that there are, those among them that are coming or going."""
+    is_observed: bool = False
+    """The controller has seen the last change."""
+    is_of_one_revision: bool = False
+    """No pod is of an older version of the template."""
+
+    @property
+    def is_rolling_out(self) -> bool:
+        """Whether two versions may be at work."""
+        return not (self.is_observed and self.is_of_one_revision)
+
+    @property
+    def is_rolled_out(self) -> bool:
+        """Every replica that is asked for is of the newest revision and ready, and there is no other."""
+        return not self.is_rolling_out and self.present == self.replicas == self.ready
 
 
 def workloads_of(pipeline: Pipeline, seen: Observation) -> dict[str, Workload]:
     """By stage. One that will be created starts with a single replica, as Kubernetes has it."""
     rendered = () if isinstance(seen.manifests, Trouble) else seen.manifests
     made = {m.key.name: m.key for m in rendered if m.key.kind in objects.WORKLOADS}
-    there = {body["metadata"]["name"]: body for body in seen.live if body["kind"] in objects.WORKLOADS}
+    live = live_workloads(pipeline, seen.live)
     found: dict[str, Workload] = {}
     for stage in pipeline.spec.stages:
         name = names.workload(pipeline, stage)
-        body = there.get(name)
-        if body is not None and made.get(name, objects.key_of(body)) == objects.key_of(body):
-            found[stage.name] = _workload(body)
+        workload = live.get(stage.name)
+        if workload is not None and made.get(name, workload.key) == workload.key:
+            found[stage.name] = workload
         elif name in made:
             found[stage.name] = Workload(key=made[name], replicas=1)
     return found
 
 
+def live_workloads(pipeline: Pipeline, bodies: Iterable[Mapping[str, Any]]) -> dict[str, Workload]:
+    """Those of the Pipeline's stages that there are, by stage, among these objects."""
+    there = {body["metadata"]["name"]: body for body in bodies if body["kind"] in objects.WORKLOADS}
+    named = {stage.name: there.get(names.workload(pipeline, stage)) for stage in pipeline.spec.stages}
+    return {stage: _workload(body) for stage, body in named.items() if body is not None}
+
+
 def _workload(body: Mapping[str, Any]) -> Workload:
     status = body.get("status", {})
-    replicas = body["spec"].get("replicas", 1)
-    ready = status.get("readyReplicas", 0)
-    has_seen = status.get("observedGeneration", 0) >= body["metadata"].get("generation", 0)
-    updated = status.get("updatedReplicas", 0)
-    if body["kind"] == "StatefulSet" and status.get("currentRevision") == status.get("updateRevision"):
-        updated = status.get("replicas", 0)  # the controller counts only the pods of a rollout that is under way
-    is_rolled_out = has_seen and updated == replicas == status.get("replicas", 0) and ready == replicas
-    return Workload(key=objects.key_of(body), replicas=replicas, ready=ready, is_rolled_out=is_rolled_out)
+    present = status.get("replicas", 0)
+    is_of_one_revision = status.get("updatedReplicas", 0) == present
+    if body["kind"] == "StatefulSet":  # its controller counts updated pods only while a rollout is under way
+        is_of_one_revision |= status.get("currentRevision") == status.get("updateRevision")
+    return Workload(
+        key=objects.key_of(body),
+        replicas=body["spec"].get("replicas", 1),
+        ready=status.get("readyReplicas", 0),
+        present=present,
+        is_observed=status.get("observedGeneration", 0) >= body["metadata"].get("generation", 0),
+        is_of_one_revision=is_of_one_revision,
+    )
 
 
-def _verdicts(pipeline: Pipeline, seen: Observation, now: float) -> Iterator[tuple[str, Verdict]]:
+def _verdicts(pipeline: Pipeline, seen: Observation) -> Iterator[tuple[str, Wanted]]:
     workloads = workloads_of(pipeline, seen)
     is_external = pipeline.spec.workloads is Workloads.EXTERNAL
     there = {body["metadata"]["name"] for body in seen.live if body["kind"] in objects.WORKLOADS}
@@ -379,27 +419,42 @@ def _verdicts(pipeline: Pipeline, seen: Observation, now: float) -> Iterator[tup
         workload = workloads.get(stage.name)
         if workload is None:
             continue
-        if isinstance(stage, Producer):
-            wanted, is_pinned = stage.replicas, True
-        else:
-            wanted = stage.autoscaling.min_replicas
-            is_pinned = wanted == stage.autoscaling.max_replicas and not stage.autoscaling.scale_to_zero
+        least = stage.replicas if isinstance(stage, Producer) else stage.autoscaling.min_replicas
+        is_pinned = isinstance(stage, Producer) or stage.autoscaling.is_pinned
         if is_pinned and is_external:  # whoever deploys it says how many
-            yield stage.name, Verdict(workload.replicas, "External", "somebody else deploys it and says how many")
+            yield stage.name, Wanted(workload.replicas, "External", "somebody else deploys it and says how many")
         elif is_pinned:
-            yield stage.name, Verdict(wanted, "Pinned", f"the Pipeline asks for {wanted}")
+            yield stage.name, Wanted(least, "Pinned", f"the Pipeline asks for {least}")
         elif workload.key.name not in there:
-            yield stage.name, Verdict(wanted, "Starting", f"it starts with minReplicas {wanted}")
+            yield stage.name, Wanted(least, Reason.STARTING, f"it starts with minReplicas {least}")
         else:
             assert not isinstance(stage, Producer)  # noqa: S101 - those are pinned
-            measured = seen.measured.get(stage.name, Measured())
-            changed_at = seen.identity.changed_at.get(stage.name)
-            yield stage.name, by_lag.decide(stage.autoscaling, measured, workload.replicas, changed_at, now)
+            yield stage.name, _wanted(stage.autoscaling, workload, seen.decided.get(stage.name))
 
 
-def _frozen(pipeline: Pipeline, seen: Observation) -> dict[str, Verdict]:
+def _wanted(bounds: Autoscaling, workload: Workload, decision: Decision | None) -> Wanted:
+    """The decision, if it was made on what there is now: by these bounds, on this number of replicas.
+
+    Another is made within seconds; until then the number of replicas stays as it is.
+    """
+    if decision is None:
+        sentence = "nothing has been measured yet: the number of replicas stays as it is"
+        return Wanted(workload.replicas, Reason.MEASUREMENT_MISSING, sentence)
+    verdict, condition = decision.verdict, scaling.condition(decision)
+    is_current = decision.policy == policy_of(bounds) and workload.replicas in {
+        verdict.inputs.replicas,
+        verdict.replicas,
+    }
+    return Wanted(
+        verdict.replicas if is_current else workload.replicas,
+        condition.reason,
+        condition.message,
+        is_kept=not condition.is_true,
+    )
+
+
+def _frozen(pipeline: Pipeline, seen: Observation) -> dict[str, Wanted]:
     sentence = "topics are not as they must be: the number of replicas stays as it is"
     return {
-        stage: Verdict(workload.replicas, "Frozen", sentence)
-        for stage, workload in workloads_of(pipeline, seen).items()
+        stage: Wanted(workload.replicas, "Frozen", sentence) for stage, workload in workloads_of(pipeline, seen).items()
     }

@@ -1,25 +1,37 @@
 """What a Pipeline's status says: conditions, columns, stages. Values in, values out.
 
-Conditions change as soon as they do. Numbers are rounded to two significant digits and change at most every 30 seconds:
-while a Pipeline runs evenly nothing is written at all. Exact numbers are metrics.
+Conditions change as soon as they do. Everything else that moves with the load is written at most every 30 seconds, numbers
+rounded to two significant digits: while a Pipeline runs evenly nothing is written at all. Exact numbers are metrics.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any, NamedTuple
 
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Producer, Sink
-from forebay.planning.by_lag import Measured
+from forebay.planning import scaling
 from forebay.planning.pods import PodState, Trouble
-from forebay.planning.reconciling import TOPIC_STEPS, Apply, Observation, Plan, Remove, Workload, workloads_of
+from forebay.planning.reconciling import TOPIC_STEPS, Apply, Observation, Plan, Remove, Wanted, Workload, workloads_of
+from forebay.planning.scaling import Decision, Memory, Reason
 
 NUMBERS_EVERY_S = 30.0
+SCALED_WITHIN_S = 60.0
+"""So long after a change of replicas the new ones may still be on their way: the others do the work meanwhile."""
 _TENS = 10
 _NEAR = 0.25
+_NEAR_OF_STAGE = 0.5
+"""Figures of one stage are written again when they have doubled or halved: there are many, and each write is one too many."""
+_LITTLE = 2.0
+"""Records, seconds or records per second: differences below are none."""
 AT_LEAST = "at least"
 """Among numbers: behind is more than it says."""
+
+Figure = tuple[str, str]
+"""A stage and what is measured of it: lag, behind, rate or capacity; without a stage it is the Pipeline's."""
+Figures = Mapping[Figure, float]
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 _MOST_PROBLEMS = 20
@@ -84,7 +96,8 @@ def report(
     plan: Plan,
     *,
     generation: int,
-    numbers: Mapping[str, float],
+    figures: Figures,
+    now: float,
     failure: str | None = None,
 ) -> Report:
     """What to say of a Pipeline.
@@ -94,22 +107,23 @@ def report(
         seen: what was observed before the steps of the plan were taken.
         plan: what was decided on it.
         generation: the one of the spec.
-        numbers: from `numbers_of`.
+        figures: from `figures_of`.
+        now: seconds since the epoch.
         failure: why a step could not be taken, as a sentence.
     """
     workloads = workloads_of(pipeline, seen)
     aspects = (
         _topics(seen, plan),
         _credentials(seen),
-        _workloads(seen, plan, workloads),
+        _workloads(seen, plan, workloads, now),
         _scaling(seen, plan),
     )
     ready = _ready(seen, aspects, failure)
-    stages = tuple(_stages(pipeline, seen, plan, workloads))
+    stages = tuple(_stages(pipeline, seen, plan, workloads, figures))
     return Report(
         generation=generation,
         conditions=(ready, *aspects),
-        numbers=_texts(numbers),
+        numbers=_texts(figures, ""),
         facts={
             "replicas": f"{sum(w.ready for w in workloads.values())}/{sum(v.replicas for v in plan.verdicts.values())}",
             "topics": _counted(seen, plan),
@@ -140,7 +154,7 @@ def _credentials(seen: Observation) -> Condition:
     return Condition("CredentialsReady", TRUE, "Complete", "every Secret that the Pipeline names is there and complete")
 
 
-def _workloads(seen: Observation, plan: Plan, workloads: Mapping[str, Workload]) -> Condition:
+def _workloads(seen: Observation, plan: Plan, workloads: Mapping[str, Workload], now: float) -> Condition:
     kind = "WorkloadsReady"
     if isinstance(seen.manifests, Trouble):
         return Condition(kind, FALSE, seen.manifests.reason, seen.manifests.message)
@@ -151,37 +165,65 @@ def _workloads(seen: Observation, plan: Plan, workloads: Mapping[str, Workload])
     changes = [str(step) for step in plan.steps if isinstance(step, Apply | Remove)]
     if changes:
         return Condition(kind, FALSE, "Changing", _joined(changes))
-    missing = sorted(plan.verdicts.keys() - {stage for stage, w in workloads.items() if w.is_rolled_out})
+    fine = {stage for stage, w in workloads.items() if w.is_rolled_out or _is_being_scaled(stage, w, seen, now)}
+    missing = sorted(plan.verdicts.keys() - fine)
     if missing or not workloads:
         words = "no stage is deployed" if not workloads else f"not yet rolled out and ready: {', '.join(missing)}"
         return Condition(kind, FALSE, "Progressing", words)
     return Condition(kind, TRUE, "RolledOut", "every replica is of the newest revision and ready")
 
 
+def _is_being_scaled(stage: str, workload: Workload, seen: Observation, now: float) -> bool:
+    """Whether it lacks nothing but replicas that were asked for a moment ago, or has some that are leaving."""
+    lasting = seen.lasting.get(stage)
+    if lasting is None or lasting.changed_at is None or not workload.is_of_one_revision:
+        return False
+    return now - lasting.changed_at < SCALED_WITHIN_S
+
+
 def _scaling(seen: Observation, plan: Plan) -> Condition:
-    """Whether scaling can do its work; the worst stage gives the reason."""
+    """Whether scaling can do its work; the worst stage gives the reason, those that are kept from it before others."""
     kind = "Scaling"
-    verdicts = {stage: v for stage, v in plan.verdicts.items() if v.reason not in {"Pinned", "External"}}
+    verdicts = {stage: wanted for stage, wanted in plan.verdicts.items() if wanted.reason not in _UNSCALED}
     if seen.identity.is_paused:
         return Condition(kind, FALSE, "Paused", "replicas stay as they are while the Pipeline is paused")
     if not verdicts:
         return Condition(kind, TRUE, "Pinned", "every stage has a fixed number of replicas")
-    worst = max(verdicts.values(), key=lambda verdict: _SEVERITY.get(verdict.reason, 1))
-    message = _joined(f"{stage}: {verdict.sentence}" for stage, verdict in verdicts.items())
-    return Condition(kind, _SCALING_STATUS.get(worst.reason, TRUE), worst.reason, message)
+    worst = max(verdicts.values(), key=lambda wanted: (wanted.is_kept, _severity(wanted.reason)))
+    message = _joined(f"{stage}: {wanted.sentence}" for stage, wanted in verdicts.items())
+    status = UNKNOWN if worst.reason == "Frozen" else FALSE if worst.is_kept else TRUE
+    return Condition(kind, status, worst.reason, message)
 
 
-_SEVERITY = {
-    "Frozen": 9,
-    "LagUnknown": 8,
-    "AtMaximum": 7,
-    "Behind": 6,
-    "Woken": 5,
-    "Rebalancing": 4,
-    "KeepingUp": 0,
-    "Idle": 0,
-}
-_SCALING_STATUS = {"Frozen": UNKNOWN, "LagUnknown": UNKNOWN, "AtMaximum": FALSE}
+_UNSCALED = frozenset({"Pinned", "External"})
+_WORST_FIRST = (
+    "Frozen",
+    Reason.MEASUREMENT_MISSING,
+    Reason.STUCK,
+    Reason.WITHOUT_OWNER,
+    Reason.HOT_PARTITION,
+    Reason.LIMITED_DOWNSTREAM,
+    Reason.DID_NOT_HELP,
+    Reason.AT_MAXIMUM,
+    Reason.FALLING_BEHIND,
+    Reason.CATCHING_UP,
+    Reason.OUT_OF_BOUNDS,
+    Reason.WOKEN_UP,
+    Reason.ROLLING_OUT,
+    Reason.STARTING,
+    Reason.REBALANCING,
+    Reason.PAUSED,
+    Reason.WENT_IDLE,
+    Reason.LOAD_FELL,
+    Reason.TRYING_FEWER,
+    Reason.KEEPING_UP,
+    Reason.IDLE_AT_ZERO,
+)
+
+
+def _severity(reason: str) -> int:
+    """The more, the worse. A reason that is no verdict's is a pod's trouble, which is worse than any."""
+    return -_WORST_FIRST.index(reason) if reason in _WORST_FIRST else 1
 
 
 def _ready(seen: Observation, aspects: tuple[Condition, ...], failure: str | None) -> Condition:
@@ -197,7 +239,7 @@ def _ready(seen: Observation, aspects: tuple[Condition, ...], failure: str | Non
 
 
 def _stages(
-    pipeline: Pipeline, seen: Observation, plan: Plan, workloads: Mapping[str, Workload]
+    pipeline: Pipeline, seen: Observation, plan: Plan, workloads: Mapping[str, Workload], figures: Figures
 ) -> Iterator[dict[str, Any]]:
     pods = {pod.stage: pod for pod in seen.pods if pod.trouble is not None}
     for stage in pipeline.spec.stages:
@@ -208,16 +250,24 @@ def _stages(
         reason = _stage_reason(pod, verdict)
         if reason is not None:
             said |= {"reason": reason.reason, "message": reason.message}
-        if (changed_at := seen.identity.changed_at.get(stage.name)) is not None:
-            said["scaling"] = {"changedAt": changed_at}
-        yield said
+        said |= _texts(figures, stage.name)
+        kept = _remembered(stage.name, seen, verdict)
+        yield said | ({"scaling": dict(kept)} if kept else {})
+
+
+def _remembered(stage: str, seen: Observation, verdict: Wanted | None) -> Mapping[str, Any]:
+    """What a restart must not forget. That is what stands there while nothing is known here, or nothing carried out."""
+    before, lasting = seen.identity.scaling.get(stage), seen.lasting.get(stage)
+    if lasting is None or verdict is None or verdict.reason == "Frozen":
+        return before or {}
+    return scaling.remembered(Memory(lasting=lasting), before) if before or lasting != scaling.Lasting() else {}
 
 
 def _kind(stage: object) -> str:
     return "producer" if isinstance(stage, Producer) else "sink" if isinstance(stage, Sink) else "processor"
 
 
-def _stage_reason(pod: PodState | None, verdict: Any) -> Trouble | None:
+def _stage_reason(pod: PodState | None, verdict: Wanted | None) -> Trouble | None:
     if pod is not None and pod.trouble is not None:
         return pod.trouble
     return Trouble(verdict.reason, verdict.sentence) if verdict is not None else None
@@ -227,8 +277,8 @@ def _why(ready: Condition, stages: tuple[dict[str, Any], ...]) -> str:
     """The one word of the column: what keeps the Pipeline from being ready, else what its worst stage does."""
     if not ready.is_good:
         return ready.reason
-    reasons = [stage.get("reason", "") for stage in stages if stage.get("reason") not in {None, "Pinned", "External"}]
-    return max(reasons, key=lambda reason: _SEVERITY.get(reason, 1), default="Running")
+    reasons = [stage["reason"] for stage in stages if stage.get("reason", "Pinned") not in _UNSCALED]
+    return max(reasons, key=_severity, default="Running")
 
 
 def _counted(seen: Observation, plan: Plan) -> str:
@@ -239,48 +289,90 @@ def _counted(seen: Observation, plan: Plan) -> str:
     return f"{max(0, len(plan.wanted) - len(pending) - wrong)}/{len(plan.wanted)}"
 
 
-def numbers_of(measured: Iterable[Measured], rate: float | None) -> dict[str, float]:
-    """Lag (records), behind (seconds), rate (records/s) of a Pipeline, as far as they are known.
+def figures_of(pipeline: Pipeline, decided: Mapping[str, Decision], rate: float | None) -> dict[Figure, float]:
+    """Lag (records), behind (seconds), rate (records/s) of a Pipeline and its stages, as far as they are known.
 
     An unknown number of one stage makes the sum unknown: a missing measurement is no zero.
+
+    Args:
+        pipeline: the stages that count.
+        decided: the last decision on each of them.
+        rate: records per second into the first topics.
     """
-    known = list(measured)
-    lags = [one.lag for one in known if one.lag is not None]
-    ages = [one for one in known if one.behind_s is not None]
-    result = {}
-    if known and len(lags) == len(known):
-        result["lag"] = float(sum(lags))
-    if known and len(ages) == len(known):
-        oldest = max(ages, key=lambda one: one.behind_s or 0)
-        result["behind"] = oldest.behind_s or 0.0
-        result |= {AT_LEAST: 1.0} if oldest.is_at_least else {}
-    if rate is not None:
-        result["rate"] = rate
-    return result
+    figures = {} if rate is None else {("", "rate"): rate}
+    known = {stage: each.verdict.inputs for stage, each in decided.items() if each.verdict.inputs.missing is None}
+    for stage, seen in known.items():
+        figures |= {(stage, "lag"): float(seen.lag), (stage, "behind"): seen.behind_s, (stage, "rate"): seen.rate}
+        figures |= {(stage, "capacity"): seen.capacity} if seen.capacity_is_measured else {}
+        figures |= {(stage, AT_LEAST): 1.0} if seen.behind_is_at_least else {}
+    if known and known.keys() == {stage.name for stage in pipeline.spec.consuming_stages}:
+        oldest = max(known.values(), key=lambda seen: seen.behind_s)
+        figures["", "lag"] = float(sum(seen.lag for seen in known.values()))
+        figures["", "behind"] = oldest.behind_s
+        figures |= {("", AT_LEAST): 1.0} if oldest.behind_is_at_least else {}
+    return figures
 
 
-def steady(shown: Mapping[str, float], fresh: Mapping[str, float]) -> dict[str, float]:
+def middle(recent: Sequence[Figures]) -> dict[Figure, float]:
+    """The median of the last looks; a figure that is unknown now is unknown."""
+    latest = recent[-1] if recent else {}
+    return {figure: median(look[figure] for look in recent if figure in look) for figure in latest}
+
+
+def steady(shown: Figures, fresh: Figures) -> dict[Figure, float]:
     """What to show: a number that changed by less than a quarter, or two, is the one that is shown already.
 
     Even load is not even at the moments at which it is looked at.
     """
     return {
-        name: shown[name] if name in shown and _is_near(shown[name], value) else value for name, value in fresh.items()
+        figure: shown[figure] if figure in shown and _is_near(figure, shown[figure], value) else value
+        for figure, value in fresh.items()
     }
 
 
-def _is_near(one: float, other: float) -> bool:
-    return abs(one - other) <= max(2.0, _NEAR * max(one, other)) and (one == 0) == (other == 0)
+def _is_near(figure: Figure, one: float, other: float) -> bool:
+    stage, _ = figure
+    if stage:
+        return abs(one - other) <= max(_LITTLE, _NEAR_OF_STAGE * max(one, other))
+    return abs(one - other) <= max(_LITTLE, _NEAR * max(one, other)) and (one == 0) == (other == 0)
 
 
-def _texts(found: Mapping[str, float]) -> dict[str, str]:
+class Told(NamedTuple):
+    """A verdict in the words in which it was told, and what it was told of."""
+
+    wanted: Wanted
+    figures: Figures
+
+
+def told_before(before: Mapping[str, Told], verdicts: Mapping[str, Wanted], figures: Figures) -> dict[str, Told]:
+    """Each verdict in the words of before, unless it says something else, or of other figures.
+
+    Sentences hold numbers that are never twice the same; a status that repeated each would be written at every look.
+    """
+    told = {}
+    for stage, wanted in verdicts.items():
+        own = {figure: value for figure, value in figures.items() if figure[0] == stage}
+        known = before.get(stage)
+        is_same = known is not None and known.figures == own and _says(known.wanted) == _says(wanted)
+        told[stage] = known if known is not None and is_same else Told(wanted, own)
+    return told
+
+
+def _says(wanted: Wanted) -> Wanted:
+    return replace(wanted, sentence="")
+
+
+def _texts(figures: Figures, stage: str) -> dict[str, str]:
+    """The figures of a stage, or of the Pipeline, for people."""
+    found = {name: value for (owner, name), value in figures.items() if owner == stage}
     texts = {}
     if "lag" in found:
         texts["lag"] = amount(found["lag"])
     if "behind" in found:
         texts["behind"] = f"{'>' if AT_LEAST in found else ''}{duration(found['behind'])}"
-    if "rate" in found:
-        texts["rate"] = f"{amount(found['rate'])}/s"
+    for name in ("rate", "capacity"):
+        if name in found:
+            texts[name] = f"{amount(found[name])}/s"
     return texts
 
 
@@ -333,21 +425,23 @@ def status_patch(previous: Mapping[str, Any], wanted: Report, *, now: str, writt
         **numbers,
     }
     changed = {name: value for name, value in status.items() if previous.get(name) != value}
-    is_urgent = any(_lasting(name, value) != _lasting(name, previous.get(name)) for name, value in changed.items())
+    is_urgent = any(_urgent(name, value) != _urgent(name, previous.get(name)) for name, value in changed.items())
     return {"status": changed} if changed and (is_urgent or written_s >= NUMBERS_EVERY_S) else None
 
 
-def _lasting(name: str, value: Any) -> Any:
-    """A part of a status without what flickers: numbers, and sentences that hold some."""
+def _urgent(name: str, value: Any) -> Any:
+    """The part of a status that is written at once. What follows the load waits: it may change at every look."""
     match name:
-        case "lag" | "behind" | "rate":
-            return None
-        case "stages":
-            return [{key: one[key] for key in one if key != "message"} for one in value or ()]
         case "conditions":
-            return [one | {"message": ""} if one["type"] == "Scaling" else one for one in value or ()]
-        case _:
+            return [_without_load(condition) for condition in value or ()]
+        case "observedGeneration" | "topics":
             return value
+        case _:
+            return None
+
+
+def _without_load(condition: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**condition, "reason": "", "message": ""} if condition["type"] == "Scaling" else condition
 
 
 def _conditions(previous: Iterable[Mapping[str, Any]], wanted: Report, now: str) -> list[dict[str, Any]]:
@@ -369,6 +463,25 @@ def _conditions(previous: Iterable[Mapping[str, Any]], wanted: Report, now: str)
     return result
 
 
+PASSING = frozenset({"Deleting", "Paused"})
+"""Not good, and nothing to worry about."""
+_BUSY = frozenset({"Changing", "Progressing"})
+"""What is being done has Events of its own."""
+
+
+def is_worth_an_event(before: Mapping[str, Any], now: Condition) -> bool:
+    """Whether a condition has changed so that its users should hear of it; `before` is what the status says."""
+    match now.type:
+        case "Ready":
+            is_same = (before.get("status"), before.get("reason")) == (now.status, now.reason)
+            return not is_same and now.reason not in _BUSY
+        case "Scaling":
+            flipped = {before.get("status"), now.status} == {TRUE, FALSE}
+            return flipped and not {before.get("reason"), now.reason} & PASSING
+        case _:
+            return False
+
+
 def ledger(status: Mapping[str, Any]) -> dict[str, str]:
     """The topics that a Pipeline created or adopted, with Kafka's ids, from its status."""
     return {entry["name"]: entry["id"] for entry in status.get("managedTopics", ())}
@@ -379,10 +492,10 @@ def ledger_patch(known: Mapping[str, str]) -> dict[str, Any]:
     return {"status": {"managedTopics": [{"name": name, "id": known[name]} for name in sorted(known)]}}
 
 
-def changes(status: Mapping[str, Any]) -> dict[str, float]:
-    """When each stage's replicas were changed last, from the status."""
+def scaling_kept(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What the status holds for `scaling.recalled`, by stage; whether it makes sense is judged there."""
     return {
-        stage["name"]: float(stage["scaling"]["changedAt"])
+        stage["name"]: stage["scaling"]
         for stage in status.get("stages", ())
-        if "changedAt" in stage.get("scaling", {})
+        if isinstance(stage.get("scaling"), Mapping)
     }

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned_world import NOW, OWNER, PlannedWorld, manifests, pipeline, settle
+from planned_world import OWNER, PlannedWorld, decision, manifests, pipeline, settle
 
 from forebay.pipeline.names import ADOPT_ANNOTATION, PAUSED_ANNOTATION, RELEASE_ANNOTATION
+from forebay.pipeline.spec import Autoscaling
 from forebay.planning import objects, topics
-from forebay.planning.by_lag import Measured
 from forebay.planning.objects import ObjectKey
 from forebay.planning.pods import PodState, Trouble
 from forebay.planning.reconciling import (
@@ -26,6 +26,7 @@ from forebay.planning.reconciling import (
     plan,
 )
 
+ENRICH = ObjectKey("StatefulSet", "sensors-enrich")
 FOREIGN_ID = "id-of-somebody-else"
 
 
@@ -51,7 +52,7 @@ variants = st.builds(
 def test_taking_a_plan_leaves_nothing_to_do(wanted):
     world = settle(PlannedWorld(wanted))
 
-    assert plan(wanted, world.seen(), NOW).steps == ()
+    assert plan(wanted, world.seen()).steps == ()
     assert len(world.topics) == len(topics.names_of(wanted))
 
 
@@ -65,7 +66,7 @@ def test_it_may_be_cut_short_after_any_step(before, after, data):
 
     settle(whole)
     for _ in range(3):
-        steps = plan(after, broken.seen(), NOW).steps
+        steps = plan(after, broken.seen()).steps
         for step in steps[: data.draw(st.integers(0, len(steps)))]:
             broken.take(step)
     settle(broken)
@@ -76,7 +77,7 @@ def test_it_may_be_cut_short_after_any_step(before, after, data):
 @given(variants)
 @settings(deadline=None)
 def test_topics_come_before_the_stages_that_read_them(wanted):
-    steps = plan(wanted, PlannedWorld(wanted).seen(), NOW).steps
+    steps = plan(wanted, PlannedWorld(wanted).seen()).steps
     kinds = [isinstance(step, topics.CreateTopic) for step in steps]
 
     first_apply = next(at for at, step in enumerate(steps) if isinstance(step, Apply))
@@ -84,7 +85,7 @@ def test_topics_come_before_the_stages_that_read_them(wanted):
 
 
 def test_what_pods_need_is_applied_before_the_pods():
-    applied = [step.manifest.key.kind for step in plan(pipeline(), PlannedWorld(pipeline()).seen(), NOW).steps
+    applied = [step.manifest.key.kind for step in plan(pipeline(), PlannedWorld(pipeline()).seen()).steps
                if isinstance(step, Apply)]  # fmt: skip
 
     assert applied == ["ConfigMap", "StatefulSet", "StatefulSet", "Deployment"]
@@ -94,13 +95,64 @@ def test_replicas_survive_switching_autoscaling_on_and_off():
     """Off at 4, on, off: nothing ever sets fewer."""
     world = settle(PlannedWorld(pipeline(low=4, high=4)))
     key = ObjectKey("StatefulSet", "sensors-enrich")
-    world.measured = {"enrich": Measured(lag=5, behind_s=3.0, group="STABLE")}
     for low in (2, 4):
         world.pipeline = pipeline(low=low, high=4)
+        world.decided = {"enrich": decision(bounds(world), replicas=4)}
         settle(world)
 
         assert world.live[key]["spec"]["replicas"] == 4
         assert not any(isinstance(step, Scale) and step.verdict.replicas < 4 for step in world.taken)
+
+
+def bounds(world: PlannedWorld) -> Autoscaling:
+    return world.pipeline.spec.processors[0].autoscaling
+
+
+def scaled(world: PlannedWorld, **decided) -> list[int]:
+    """What the processor is scaled to by a plan after this decision, by the bounds of before where none are given."""
+    world.decided = {"enrich": decision(**{"verdict_on": bounds(world)} | decided)}
+    return [step.verdict.replicas for step in plan(world.pipeline, world.seen()).steps if isinstance(step, Scale)]
+
+
+def test_a_decision_is_carried_out_once():
+    world = settle(PlannedWorld(pipeline(low=1, high=4)))
+    decided = {"replicas": 1, "wanted": 3, "reason": "FallingBehind"}
+    assert scaled(world, **decided) == [3]
+
+    world.live[ENRICH]["spec"]["replicas"] = 3
+    assert scaled(world, **decided) == []
+
+
+def test_a_decision_on_another_number_of_replicas_than_there_is_waits_for_the_next_look():
+    world = settle(PlannedWorld(pipeline(low=1, high=4)))
+    world.live[ENRICH]["spec"]["replicas"] = 2  # somebody's own kubectl scale
+
+    assert scaled(world, replicas=1, wanted=3, reason="FallingBehind") == []
+
+
+def test_a_decision_by_bounds_that_no_longer_hold_waits_for_the_next_look():
+    world = settle(PlannedWorld(pipeline(low=1, high=4)))
+    before = bounds(world)
+    world.pipeline = pipeline(low=1, high=2)
+    settle(world)
+
+    assert scaled(world, verdict_on=before, replicas=1, wanted=4, reason="FallingBehind") == []
+
+
+def test_without_a_measurement_replicas_stay_as_they_are():
+    world = settle(PlannedWorld(pipeline(low=1, high=4)))
+    world.live[ENRICH]["spec"]["replicas"] = 3
+    decided = plan(world.pipeline, world.seen())
+
+    assert decided.steps == ()
+    assert (decided.verdicts["enrich"].replicas, decided.verdicts["enrich"].reason) == (3, "MeasurementMissing")
+
+
+def test_a_stage_that_may_scale_to_zero_is_not_pinned_by_equal_bounds():
+    world = PlannedWorld(pipeline(low=1, high=1, to_zero=True))
+    settle(world)
+
+    assert scaled(world, replicas=1, wanted=0, reason="WentIdle") == [0]
 
 
 def test_manifests_never_carry_replicas():
@@ -114,7 +166,7 @@ def test_a_changed_object_is_put_right_and_its_replicas_stay():
     world = settle(PlannedWorld(pipeline(low=2, high=4)))
     key = ObjectKey("StatefulSet", "sensors-enrich")
     world.live[key]["spec"]["template"]["metadata"]["labels"] = {"changed": "by hand"}
-    (step,) = plan(world.pipeline, world.seen(), NOW).steps
+    (step,) = plan(world.pipeline, world.seen()).steps
 
     assert str(step) == "apply StatefulSet sensors-enrich (somebody changed it)"
     world.take(step)
@@ -130,15 +182,15 @@ def test_what_the_server_added_is_no_change():
     world.live[key]["spec"]["template"]["metadata"]["labels"]["forebay.dev/stage"] = "as the server writes it"
     seen = world.seen()
 
-    assert plan(world.pipeline, seen, NOW).steps
+    assert plan(world.pipeline, seen).steps
     remembered = {key: objects.fingerprint(manifest.body, world.live[key])}
-    assert plan(world.pipeline, replace(seen, remembered=remembered), NOW).steps == ()
+    assert plan(world.pipeline, replace(seen, remembered=remembered)).steps == ()
 
 
 def test_objects_of_a_stage_that_is_gone_are_removed_after_the_rest_is_applied():
     world = settle(PlannedWorld(pipeline()))
     world.pipeline = pipeline(sink=False)
-    steps = plan(world.pipeline, world.seen(), NOW).steps
+    steps = plan(world.pipeline, world.seen()).steps
 
     assert [str(step) for step in steps if isinstance(step, Remove)] == ["delete Deployment sensors-store"]
     assert isinstance(steps[-1], Remove)
@@ -149,21 +201,21 @@ def test_objects_that_others_made_under_our_label_stay():
     body = {"kind": "ConfigMap", "metadata": {"name": "mine", "labels": {"forebay.dev/pipeline": "sensors"}}}
     world.live[ObjectKey("ConfigMap", "mine")] = body
 
-    assert plan(world.pipeline, world.seen(), NOW).steps == ()
+    assert plan(world.pipeline, world.seen()).steps == ()
 
 
 def test_paused_changes_nothing():
     world = PlannedWorld(pipeline())
     world.identity = replace(world.identity, annotations={PAUSED_ANNOTATION: "true"})
 
-    assert plan(world.pipeline, world.seen(), NOW).steps == ()
+    assert plan(world.pipeline, world.seen()).steps == ()
 
 
 def test_nothing_is_deployed_scaled_or_removed_while_kafka_does_not_answer():
     world = settle(PlannedWorld(pipeline(low=1, high=4)))
     world.kafka = Trouble("KafkaUnreachable", "no answer")
     world.pipeline = pipeline(low=3, high=4, sink=False)
-    decided = plan(world.pipeline, world.seen(), NOW)
+    decided = plan(world.pipeline, world.seen())
 
     assert decided.steps == ()
     assert {verdict.reason for verdict in decided.verdicts.values()} == {"Frozen"}
@@ -172,7 +224,7 @@ def test_nothing_is_deployed_scaled_or_removed_while_kafka_does_not_answer():
 def test_the_newer_of_two_pipelines_gets_no_step():
     world = PlannedWorld(pipeline())
     world.claims = {"raw": "default/older"}
-    decided = plan(world.pipeline, world.seen(), NOW)
+    decided = plan(world.pipeline, world.seen())
 
     assert decided.steps == ()
     assert decided.conflicts == (
@@ -199,7 +251,7 @@ def test_a_topic_that_was_there_before_is_taken_over_only_as_it_is(retention, co
     world.identity = replace(world.identity, topics={})
     world.topics["raw"] = replace(world.topics["raw"], topic_id=FOREIGN_ID)
     world.pipeline = pipeline(retention=retention)
-    decided = plan(world.pipeline, world.seen(), NOW)
+    decided = plan(world.pipeline, world.seen())
 
     assert len(decided.topic_problems) == complaints
     if complaints:
@@ -214,7 +266,7 @@ def test_a_topic_that_was_made_anew_is_no_longer_ours():
     world = settle(PlannedWorld(pipeline(retention="1000")))
     ours = world.identity.topics["raw"]
     world.topics["raw"] = replace(world.topics["raw"], topic_id=FOREIGN_ID, config={"retention.ms": "2000"})
-    decided = plan(world.pipeline, world.seen(), NOW)
+    decided = plan(world.pipeline, world.seen())
 
     assert ours != FOREIGN_ID
     assert len(decided.topic_problems) == 1
@@ -233,7 +285,7 @@ def test_a_topic_that_is_no_longer_asked_for_stays_in_the_ledger():
 def test_a_change_of_the_pipeline_is_told_from_a_change_by_hand():
     world = settle(PlannedWorld(pipeline()))
     world.pipeline = pipeline(retention="1000")
-    reasons = {step.why for step in plan(world.pipeline, world.seen(), NOW).steps if isinstance(step, Apply)}
+    reasons = {step.why for step in plan(world.pipeline, world.seen()).steps if isinstance(step, Apply)}
 
     assert reasons == {"changed"}
 
@@ -243,7 +295,7 @@ def test_the_finalizer_is_held_only_while_there_is_something_to_clean_up():
     assert not world.identity.has_finalizer
 
     world.pipeline = pipeline(deletion="Delete")
-    assert isinstance(plan(world.pipeline, world.seen(), NOW).steps[0], Hold)
+    assert isinstance(plan(world.pipeline, world.seen()).steps[0], Hold)
     settle(world)
     assert world.identity.has_finalizer
 
@@ -253,7 +305,7 @@ def test_the_finalizer_is_held_only_while_there_is_something_to_clean_up():
 
 
 def test_it_is_held_before_anything_is_made():
-    steps = plan(pipeline(deletion="Delete"), PlannedWorld(pipeline(deletion="Delete")).seen(), NOW).steps
+    steps = plan(pipeline(deletion="Delete"), PlannedWorld(pipeline(deletion="Delete")).seen()).steps
 
     assert isinstance(steps[0], Hold)
 
@@ -336,7 +388,7 @@ def test_a_broken_pod_of_an_old_revision_is_replaced():
         pod("devices", is_ready=False, trouble=crashing),
     ]
 
-    assert plan(world.pipeline, world.seen(), NOW).steps == (ReplacePod("sensors-enrich-0", crashing),)
+    assert plan(world.pipeline, world.seen()).steps == (ReplacePod("sensors-enrich-0", crashing),)
 
 
 def test_with_external_workloads_it_deploys_nothing_and_scales_what_may_vary():
@@ -351,9 +403,9 @@ def test_with_external_workloads_it_deploys_nothing_and_scales_what_may_vary():
         }
         for kind, stage in foreign.items()
     }
-    world.measured = {"enrich": Measured(lag=5, behind_s=60.0, group="STABLE")}
-    seen = replace(world.seen(), manifests=())
-    (step,) = plan(wanted, seen, NOW).steps
+    decided = {"enrich": decision(bounds(world), replicas=1, wanted=2, reason="FallingBehind")}
+    seen = replace(world.seen(), manifests=(), decided=decided)
+    (step,) = plan(wanted, seen).steps
 
     assert (step.key.name, step.verdict.replicas) == ("sensors-enrich", 2)
 
@@ -362,7 +414,7 @@ def test_the_ledger_is_written_before_anything_is_applied():
     world = settle(PlannedWorld(pipeline()))
     world.identity = replace(world.identity, topics={})
     world.live = {}
-    kinds = [type(step) for step in plan(world.pipeline, world.seen(), NOW).steps]
+    kinds = [type(step) for step in plan(world.pipeline, world.seen()).steps]
 
     assert kinds[0] is RememberTopics
     assert Apply in kinds

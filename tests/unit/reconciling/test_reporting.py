@@ -3,22 +3,24 @@
 from dataclasses import replace
 
 import pytest
-from planned_world import NOW, PlannedWorld, pipeline, settle
+from planned_world import NOW, PlannedWorld, decision, pipeline, settle
 
 from forebay.planning import reconciling, reporting
-from forebay.planning.by_lag import Measured
+from forebay.planning.objects import ObjectKey
 from forebay.planning.pods import PodState, Trouble
+from forebay.planning.reconciling import Wanted
 from forebay.planning.reporting import Condition, Report, amount, duration, rounded
+from forebay.planning.scaling import Lasting
 
+ENRICH = ObjectKey("StatefulSet", "sensors-enrich")
 EVEN = {"lag": "10", "behind": "1s", "rate": "200/s"}
 
 
 def told(world: PlannedWorld, **changes) -> Report:
     seen = replace(world.seen(), **changes)
-    plan = reconciling.plan(world.pipeline, seen, NOW)
-    return reporting.report(
-        world.pipeline, seen, plan, generation=1, numbers=reporting.numbers_of(seen.measured.values(), None)
-    )
+    plan = reconciling.plan(world.pipeline, seen)
+    figures = reporting.figures_of(world.pipeline, seen.decided, None)
+    return reporting.report(world.pipeline, seen, plan, generation=1, figures=figures, now=NOW)
 
 
 def running(world: PlannedWorld) -> PlannedWorld:
@@ -95,27 +97,122 @@ def test_a_rollout_that_is_under_way_is_no_success():
     assert (found.reason, found.message) == ("Progressing", "not yet rolled out and ready: devices, enrich")
 
 
-def test_falling_behind_is_told_and_is_no_failure_of_the_deployment():
-    world = running(settle(PlannedWorld(pipeline(low=1, high=1))))
-    world.pipeline = pipeline(low=1, high=2)
-    world.measured = {"enrich": Measured(100, 99.0, group="STABLE"), "store": Measured(20, 1.0, group="STABLE")}
-    world.live = {
-        key: body | {"spec": body["spec"] | {"replicas": 2}} if key.name == "sensors-enrich" else body
-        for key, body in world.live.items()
+def wide() -> PlannedWorld:
+    """Two replicas of the processor, which may have four; the sink is pinned."""
+    world = settle(PlannedWorld(pipeline(low=1, high=4)))
+    world.live[ENRICH]["spec"]["replicas"] = 2
+    return running(world)
+
+
+def on(world: PlannedWorld, **decided) -> dict:
+    """Decisions on both stages that read."""
+    stages = {stage.name: stage.autoscaling for stage in world.pipeline.spec.consuming_stages}
+    return {
+        "enrich": decision(stages["enrich"], **{"replicas": 2} | decided),
+        "store": decision(stages["store"], lag=20, behind_s=1.0),
     }
-    report = told(running(settle(world)))
+
+
+def test_falling_behind_is_told_and_is_no_failure_of_the_deployment():
+    world = wide()
+    world.decided = on(world, reason="AtMaximum", lag=100, behind_s=99.0)
+    report = told(world)
 
     assert report.is_ready
-    assert condition(report, "Scaling").status == "False"
+    assert condition(report, "Scaling").status == "True"
     assert report.facts["why"] == "AtMaximum"
     assert report.numbers == {"lag": "120", "behind": "99s"}
 
 
-def test_one_unknown_lag_makes_the_sum_unknown():
-    world = running(settle(PlannedWorld(pipeline())))
-    world.measured = {"enrich": Measured(5, 1.0), "store": Measured()}
+@pytest.mark.parametrize(
+    ("reason", "held_s", "status"),
+    [("AtMaximum", 299, "True"), ("AtMaximum", 300, "False"), ("KeepingUp", 9_000, "True"), ("Stuck", 301, "False")],
+)
+def test_what_keeps_a_stage_from_being_scaled_for_five_minutes_is_a_condition(reason, held_s, status):
+    world = wide()
+    world.decided = on(world, reason=reason, held_s=held_s)
+    found = condition(told(world), "Scaling")
 
-    assert told(world).numbers == {}
+    assert (found.status, found.reason) == (status, reason)
+    assert found.message.startswith(f"enrich: because of {reason}")
+    assert ("for more than 5 minutes" in found.message) is (status == "False")
+
+
+def test_the_stage_that_is_kept_gives_the_reason_though_another_is_worse_just_now():
+    world = PlannedWorld(pipeline(low=1, high=4, sink_high=4))
+    world = running(settle(world))
+    bounds = world.pipeline.spec.processors[0].autoscaling
+    world.decided = {
+        "enrich": decision(bounds, reason="HotPartition", held_s=1.0),
+        "store": decision(bounds, reason="CatchingUp", held_s=900.0),
+    }
+    found = condition(told(world), "Scaling")
+
+    assert (found.status, found.reason) == ("False", "CatchingUp")
+    assert found.message == "enrich: because of HotPartition; store: because of CatchingUp (for more than 5 minutes)"
+
+
+def test_a_stage_that_was_scaled_a_moment_ago_is_no_rollout():
+    """New replicas start while the others work; that takes no minute, or it is told."""
+    world = wide()
+    world.live[ENRICH]["spec"]["replicas"] = 4
+    world.decided = on(world, replicas=4, reason="Starting")
+
+    for since_s, reason in ((5, "RolledOut"), (61, "Progressing")):
+        world.lasting = {"enrich": Lasting(changed_at=NOW - since_s)}
+        assert condition(told(world), "WorkloadsReady").reason == reason
+
+
+def test_one_unknown_lag_makes_the_sum_unknown():
+    world = wide()
+    world.decided = on(world, missing="Kafka did not answer", reason="MeasurementMissing")
+    report = told(world)
+
+    assert report.numbers == {}
+    assert report.facts["why"] == "MeasurementMissing"
+
+
+def test_each_stage_tells_its_figures():
+    world = wide()
+    world.decided = on(world, lag=123, behind_s=3.2, rate=812.0, capacity=407.0, capacity_is_measured=True)
+    world.lasting = {"enrich": Lasting(capacity=407.3, changed_at=NOW - 900)}
+    stage = next(stage for stage in told(world).facts["stages"] if stage["name"] == "enrich")
+
+    assert stage == {
+        "name": "enrich",
+        "kind": "processor",
+        "replicas": 2,
+        "readyReplicas": 2,
+        "lag": "120",
+        "behind": "3s",
+        "rate": "810/s",
+        "capacity": "410/s",
+        "reason": "KeepingUp",
+        "message": "because of KeepingUp",
+        "scaling": {"capacity": 407.0, "changedAt": NOW - 900, "scaleInSeconds": 5.0, "scaleOutSeconds": 10.0},
+    }
+
+
+def test_what_was_decided_and_cannot_be_carried_out_is_not_written_down():
+    """It is decided anew at every look, and each would be a change of a moment ago."""
+    world = wide()
+    kept = {"changedAt": 5.0}
+    world.identity = replace(world.identity, scaling={"enrich": kept})
+    world.claims = {"raw": "default/older"}
+    world.lasting = {"enrich": Lasting(changed_at=NOW)}
+    stage = next(stage for stage in told(world).facts["stages"] if stage["name"] == "enrich")
+
+    assert (stage["reason"], stage["scaling"]) == ("Frozen", kept)
+
+
+def test_what_was_measured_before_stays_while_nothing_is_known_here():
+    """A new operator whose Kafka does not answer must not wipe out what the one before it knew."""
+    world = wide()
+    kept = {"capacity": 407.0, "changedAt": 5.0}
+    world.identity = replace(world.identity, scaling={"enrich": kept})
+    stage = next(stage for stage in told(world).facts["stages"] if stage["name"] == "enrich")
+
+    assert stage["scaling"] == kept
 
 
 @pytest.mark.parametrize(
@@ -156,22 +253,55 @@ def written(wanted: Report, *, at: str = "2026-01-01T00:00:00Z") -> dict:
 
 
 @pytest.mark.parametrize(
-    ("shown", "fresh", "is_kept"),
-    [(700, 600, True), (700, 400, False), (1, 3, True), (1, 4, False), (0, 1, False), (1, 0, False), (0, 0, True)],
+    ("stage", "shown", "fresh", "is_kept"),
+    [
+        ("", 700, 600, True),
+        ("", 700, 400, False),
+        ("", 1, 3, True),
+        ("", 1, 4, False),
+        ("", 0, 1, False),
+        ("", 1, 0, False),
+        ("", 0, 0, True),
+        ("enrich", 700, 400, True),
+        ("enrich", 700, 300, False),
+        ("enrich", 0, 1, True),
+    ],
 )
-def test_numbers_that_swing_at_even_load_stay(shown, fresh, is_kept):
-    assert (reporting.steady({"lag": shown}, {"lag": fresh}) == {"lag": shown}) is is_kept
+def test_numbers_that_swing_at_even_load_stay(stage, shown, fresh, is_kept):
+    lag = (stage, "lag")
+
+    assert (reporting.steady({lag: shown}, {lag: fresh}) == {lag: shown}) is is_kept
 
 
 def test_a_number_that_is_unknown_now_is_not_shown():
-    assert reporting.steady({"lag": 5.0, "rate": 1.0}, {"rate": 1.0}) == {"rate": 1.0}
+    lag, rate = ("", "lag"), ("", "rate")
+
+    assert reporting.steady({lag: 5.0, rate: 1.0}, {rate: 1.0}) == {rate: 1.0}
 
 
 def test_what_is_older_than_the_memory_is_told_as_at_least():
-    world = running(settle(PlannedWorld(pipeline())))
-    world.measured = {"enrich": Measured(5, 180.0, is_at_least=True), "store": Measured(0, 0.0)}
+    world = wide()
+    world.decided = on(world, lag=5, behind_s=180.0, behind_is_at_least=True)
 
     assert told(world).numbers["behind"] == ">3m"
+
+
+def test_a_verdict_keeps_its_words_until_it_says_something_else_or_of_other_figures():
+    def verdict(reason: str, behind: str) -> dict:
+        return {"enrich": Wanted(2, reason, f"{behind} behind")}
+
+    shown = {("enrich", "behind"): 2.0, ("store", "behind"): 7.0}
+    first = reporting.told_before({}, verdict("KeepingUp", "2.1 s"), shown)
+    same = reporting.told_before(first, verdict("KeepingUp", "2.4 s"), shown | {("store", "behind"): 90.0})
+    later = reporting.told_before(same, verdict("KeepingUp", "5.2 s"), {("enrich", "behind"): 5.2})
+    other = reporting.told_before(same, verdict("CatchingUp", "2.4 s"), shown)
+
+    assert [each["enrich"].wanted.sentence for each in (first, same, later, other)] == [
+        "2.1 s behind",
+        "2.1 s behind",
+        "5.2 s behind",
+        "2.4 s behind",
+    ]
 
 
 def test_nothing_new_is_not_written():
@@ -189,21 +319,22 @@ def test_numbers_wait_half_a_minute_and_conditions_do_not():
     assert patch["status"]["conditions"][0]["reason"] == "Conflict"
 
 
-@pytest.mark.parametrize(("reason", "is_written"), [("Behind", False), ("AtMaximum", True)])
-def test_sentences_with_numbers_wait_too_and_reasons_do_not(reason, is_written):
-    """Else every round of a stage that falls behind would write."""
+@pytest.mark.parametrize(("status", "is_written"), [("True", False), ("False", True)])
+def test_verdicts_wait_too_and_a_stage_that_cannot_be_scaled_does_not(status, is_written):
+    """Else every round of a stage whose load changes would write."""
 
-    def behind(reason: str, seconds: int) -> Report:
-        sentence = f"{seconds} s behind"
+    def behind(status: str, reason: str, replicas: int) -> Report:
         return report(
-            conditions=(Condition("Scaling", "True", reason, sentence),),
-            facts={"stages": [{"name": "enrich", "reason": reason, "message": sentence}]},
+            conditions=(Condition("Scaling", status, reason, f"{replicas} s behind"),),
+            facts={"why": reason, "replicas": f"{replicas}/3", "stages": [{"name": "enrich", "reason": reason}]},
         )
 
-    before = written(behind("Behind", 15))
-    patch = reporting.status_patch(before, behind(reason, 16), now="later", written_s=29)
+    before = written(behind("True", "FallingBehind", 1))
+    patch = reporting.status_patch(before, behind(status, "AtMaximum", 2), now="later", written_s=29)
+    due = reporting.status_patch(before, behind(status, "AtMaximum", 2), now="later", written_s=30)
 
     assert (patch is not None) is is_written
+    assert due is not None
 
 
 def test_due_numbers_are_written():
@@ -236,6 +367,31 @@ def test_the_ledger_is_read_as_it_is_written():
     patch = reporting.ledger_patch({"b": "2", "a": "1"})
 
     assert reporting.ledger(patch["status"]) == {"a": "1", "b": "2"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_told"),
+    [
+        ({}, Condition("Ready", "True", "Running", ""), True),
+        ({"status": "True", "reason": "Running"}, Condition("Ready", "True", "Running", "other"), False),
+        ({"status": "True", "reason": "Running"}, Condition("Ready", "False", "Progressing", ""), False),
+        ({}, Condition("Scaling", "True", "KeepingUp", ""), False),
+        ({"status": "True", "reason": "KeepingUp"}, Condition("Scaling", "True", "AtMaximum", ""), False),
+        ({"status": "True", "reason": "AtMaximum"}, Condition("Scaling", "False", "AtMaximum", ""), True),
+        ({"status": "False", "reason": "AtMaximum"}, Condition("Scaling", "True", "KeepingUp", ""), True),
+        ({"status": "True", "reason": "KeepingUp"}, Condition("Scaling", "False", "Paused", ""), False),
+        ({"status": "True", "reason": "KeepingUp"}, Condition("Scaling", "Unknown", "Frozen", ""), False),
+    ],
+)
+def test_events_tell_what_changes_for_the_user(before, now, is_told):
+    assert reporting.is_worth_an_event(before, now) is is_told
+
+
+@pytest.mark.parametrize("nonsense", [None, "x", 7, [1]])
+def test_what_others_wrote_under_scaling_is_left_out(nonsense):
+    status = {"stages": [{"name": "a", "scaling": nonsense}, {"name": "b", "scaling": {"capacity": 3}}, {"name": "c"}]}
+
+    assert reporting.scaling_kept(status) == {"b": {"capacity": 3}}
 
 
 def test_messages_of_many_problems_stay_readable():

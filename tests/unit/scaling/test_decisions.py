@@ -6,17 +6,21 @@ import msgspec
 import pytest
 from scaling_stage import Stage
 
+from forebay.pipeline.spec import Autoscaling
 from forebay.planning.scaling import (
     Behaviour,
     GroupState,
+    History,
     Lasting,
     Memory,
     Reason,
     ScalingPolicy,
     condition,
+    decided,
     group_state,
     logged,
     look_again_s,
+    policy_of,
     read,
     replayed,
     step,
@@ -85,6 +89,42 @@ def test_the_log_is_bounded_and_one_line_stands_for_all_that_say_the_same():
     assert len(log) == MAX_DECISIONS
 
 
+def test_a_history_keeps_what_was_decided_and_as_much_of_it_as_is_asked_for():
+    stage = Stage(partitions=4, replicas=1)
+    whole, short = History(), History()
+    assert whole.last is None
+    for load in [200] * 6 + [800] * 20:
+        seen = stage.look(after_s=5, arrive=load, per_replica=300)
+        whole, short = decided(whole, seen, POLICY), decided(short, seen, POLICY, most=1)
+        stage.scale(whole.log[-1].verdict.replicas)
+
+    assert len(whole.log) > 2
+    assert short.log == whole.log[-1:]
+    assert short.last == whole.last
+    assert short.memory == whole.memory
+
+
+def test_the_bounds_and_the_patience_of_a_pipeline_are_its_policy():
+    autoscaling = Autoscaling.model_validate(
+        {
+            "minReplicas": 2,
+            "maxReplicas": 8,
+            "freshnessSeconds": 20,
+            "scaleToZero": True,
+            "behaviour": {"scaleInAfterSeconds": 45, "toZeroAfterSeconds": 60},
+        }
+    )
+
+    assert policy_of(autoscaling) == ScalingPolicy(
+        min_replicas=2,
+        max_replicas=8,
+        freshness_seconds=20,
+        scale_to_zero=True,
+        behaviour=Behaviour(scale_in_after_seconds=45, to_zero_after_seconds=60),
+    )
+    assert policy_of(Autoscaling()) == ScalingPolicy()
+
+
 def test_a_hold_of_more_than_five_minutes_becomes_a_condition_with_its_cause():
     stage = Stage(partitions=4, replicas=2)
     log, _, memory = incident(stage, [500] * 4)
@@ -96,7 +136,7 @@ def test_a_hold_of_more_than_five_minutes_becomes_a_condition_with_its_cause():
 
     assert not held.is_true
     assert held.reason is Reason.REBALANCING
-    assert "for 5 minutes" in held.message
+    assert held.message == "the consumer group is rebalancing (for more than 5 minutes)"
 
 
 def test_keeping_up_for_hours_is_no_complaint():

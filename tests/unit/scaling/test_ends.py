@@ -30,6 +30,28 @@ def test_a_position_older_than_the_table_is_at_least_as_old_as_it():
     assert behind(later, 0, 4999, 110.0) == Behind(10.0, is_at_least=True)
 
 
+def test_an_idle_time_takes_two_rows_however_long_it_is():
+    table = (Row(0.0, (0,)),)
+    for second in range(5, 5_000, 5):
+        table = extended(table, Row(float(second), (100,)))
+
+    assert table == (Row(0.0, (0,)), Row(5.0, (100,)), Row(4_995.0, (100,)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40), st.integers(0, 90))
+def test_rows_that_are_left_out_change_no_answer(steps, position):
+    whole: tuple[Row, ...] = ()
+    short: tuple[Row, ...] = ()
+    ends = (0, 0)
+    for number, step in enumerate(steps):
+        ends = (ends[0] + step[0], ends[1] + step[1])
+        row = Row(5.0 * number, ends)
+        whole, short = (*whole, row), extended(short, row)
+
+    for partition in (0, 1):
+        assert behind(short, partition, position, 300.0) == behind(whole, partition, position, 300.0)
+
+
 def test_the_furthest_partition_counts():
     assert furthest(TABLE, [(0, 1000), (1, 0)], 17.5).seconds == pytest.approx(12.5)
     assert furthest(TABLE, [], 17.5) == Behind(0.0)

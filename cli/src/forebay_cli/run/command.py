@@ -187,7 +187,7 @@ def _run(request: Request, result: Result) -> None:
                 session = Session(
                     plan,
                     offsets=OffsetReader(admin, pipeline),
-                    scalings=scaling.scalings(pipeline, Admin(connection(pipeline.spec.kafka, None))),
+                    scalings=scaling.scalings(pipeline, Admin(connection(pipeline.spec.kafka, None)), folder.decisions),
                     broker=broker,
                     view=view,
                 )

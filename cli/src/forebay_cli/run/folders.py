@@ -1,4 +1,4 @@
-"""The folder of a run: `kafka` (the embedded broker's data), `logs`, and one folder per replica.
+"""The folder of a run: `kafka` (the embedded broker's data), `logs`, `decisions` on replicas, and one folder per replica.
 
 A lock on the folder is held for as long as the run lasts and vanishes with the process, however it ends.
 """
@@ -32,6 +32,11 @@ class RunFolder:
     def kafka(self) -> Path:
         """The embedded broker's folder."""
         return self.path / "kafka"
+
+    @property
+    def decisions(self) -> Path:
+        """Where `forebay explain` finds what was decided on replicas: a file per stage."""
+        return self.path / "decisions"
 
     def tidy(self) -> None:
         """Remove what nobody needs after a fresh run; results and logs stay."""

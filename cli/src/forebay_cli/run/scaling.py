@@ -1,21 +1,25 @@
 """How many replicas the stages of a run have: what is seen of them, given to the decision that the operator takes too."""
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from forebay.kafka.admin import Admin
 from forebay.pipeline import names
-from forebay.pipeline.spec import Pipeline, Processor
+from forebay.pipeline.spec import Pipeline
 from forebay.planning.scaling import (
     Downstream,
     GroupState,
-    Memory,
+    History,
     Observation,
     PartitionOffsets,
     Start,
     Verdict,
+    decided,
+    downstream_of,
     group_state,
     policy_of,
-    step,
+    stored,
 )
 from forebay_cli.run.launches import Consuming
 from forebay_cli.run.observation import answer
@@ -24,15 +28,27 @@ READ_WITHIN_S = 0.5
 
 
 class StageScaling:
-    """One stage's scaling: `look` blocks, one call at a time; `decide` is pure but for what it remembers."""
+    """One stage's scaling: `look` and `write` block, one call at a time; `decide` is pure but for what it remembers."""
 
-    def __init__(self, stage: Consuming, *, pipeline: Pipeline, admin: Admin, partitions: int) -> None:
+    def __init__(
+        self, stage: Consuming, *, pipeline: Pipeline, admin: Admin, partitions: int, file: Path | None = None
+    ) -> None:
         self.stage = stage
         self.policy = policy_of(stage.autoscaling)
         self._admin, self._partitions = admin, range(partitions)
         self._group = names.group_id(pipeline, stage)
-        self._memory = Memory()
-        self._verdict: Verdict | None = None
+        self._history = History()
+        self._file = file
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The last one."""
+        return self._history.last.verdict if self._history.last else None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the last verdict says something else than the one before."""
+        return self._history.last is not None and self._history.last.times == 1
 
     def look(self, *, now: float, replicas: int, ready: int, downstream: Downstream | None = None) -> Observation:
         """What there is to see just now. Where Kafka does not answer, that is what is seen."""
@@ -49,20 +65,16 @@ class StageScaling:
 
     def decide(self, seen: Observation) -> Verdict:
         """The verdict on it."""
-        self._memory, self._verdict = step(self._memory, seen, self.policy)
-        return self._verdict
+        self._history = decided(self._history, seen, self.policy)
+        return self._history.log[-1].verdict
 
-    def as_downstream(self) -> Downstream | None:
-        """This stage as those that write its input see it; None before it was looked at."""
-        if self._verdict is None or self._verdict.inputs.missing is not None:
-            return None
-        seen = self._verdict.inputs
-        return Downstream(
-            name=self.stage.name,
-            behind_s=seen.behind_s,
-            freshness_s=self.policy.freshness_seconds,
-            is_at_its_limit=seen.replicas >= min(self.policy.max_replicas, len(self._partitions)),
-        )
+    def write(self) -> None:
+        """Write the last decisions where `forebay explain` finds them. Without room on the disk the run goes on."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                partial = self._file.with_suffix(".partial")
+                partial.write_bytes(stored(self._history.log))
+                partial.replace(self._file)
 
     def _read(self) -> tuple[GroupState, tuple[PartitionOffsets, ...]]:
         topic = self.stage.from_
@@ -83,26 +95,33 @@ class StageScaling:
         )
 
 
-def scalings(pipeline: Pipeline, admin: Admin) -> dict[str, StageScaling]:
-    """The consuming stages by name, if there is one among them whose number of replicas can change."""
+def scalings(pipeline: Pipeline, admin: Admin, folder: Path) -> dict[str, StageScaling]:
+    """The consuming stages by name, if there is one among them whose number of replicas can change.
+
+    Args:
+        pipeline: what runs.
+        admin: a client of their own.
+        folder: where each stage's decisions are written, as STAGE.jsonl.
+    """
     stages = pipeline.spec.consuming_stages
-    if all(stage.autoscaling.min_replicas >= stage.autoscaling.max_replicas for stage in stages):
+    if all(stage.autoscaling.is_pinned for stage in stages):
         return {}
+    folder.mkdir(exist_ok=True)
     states = admin.observe({stage.from_ for stage in stages})
     return {
-        stage.name: StageScaling(stage, pipeline=pipeline, admin=admin, partitions=state.partitions)
+        stage.name: StageScaling(
+            stage,
+            pipeline=pipeline,
+            admin=admin,
+            partitions=state.partitions,
+            file=folder / f"{stage.name}.jsonl",
+        )
         for stage in stages
         if (state := states[stage.from_]) is not None
     }
 
 
-def downstream_of(stage: Consuming, all_of_them: Mapping[str, StageScaling]) -> Downstream | None:
-    """The stage that reads what this one writes and is the furthest beyond its promise."""
-    if not isinstance(stage, Processor):
-        return None
-    readers = [
-        reader
-        for scaling in all_of_them.values()
-        if scaling.stage.from_ == stage.to and (reader := scaling.as_downstream()) is not None
-    ]
-    return max(readers, key=lambda reader: reader.behind_s - reader.freshness_s, default=None)
+def downstream(stage: Consuming, pipeline: Pipeline, all_of_them: Mapping[str, StageScaling]) -> Downstream | None:
+    """The stage that reads what this one writes, as it was seen last."""
+    last = {name: scaling.verdict for name, scaling in all_of_them.items()}
+    return downstream_of(stage, pipeline, {name: verdict for name, verdict in last.items() if verdict is not None})

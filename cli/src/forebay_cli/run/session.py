@@ -21,7 +21,7 @@ from forebay_cli.run import draining, launches, observation, samples
 from forebay_cli.run.draining import Lags, Patience
 from forebay_cli.run.launches import AnyStage, Consuming, Launch, Surroundings
 from forebay_cli.run.observation import OffsetReader
-from forebay_cli.run.scaling import StageScaling, downstream_of
+from forebay_cli.run.scaling import StageScaling, downstream
 from forebay_cli.run.snapshots import Outcome, Snapshot, StageState
 from forebay_cli.run.supervision import Phase, Replica
 from forebay_cli.run.threads import in_daemon_thread
@@ -296,26 +296,35 @@ class Session:
 
     async def _scale(self, scaling: StageScaling) -> None:
         """Looks at a stage for as long as it has something to do, and carries out what is decided."""
+        try:
+            while True:
+                if self._phase in {"running", "draining"}:
+                    await asyncio.sleep(await self._scale_once(scaling))
+                else:
+                    await asyncio.sleep(OBSERVE_EVERY_S)
+        finally:
+            scaling.write()
+
+    async def _scale_once(self, scaling: StageScaling) -> float:
+        """One look at a stage; the seconds until the next."""
         stage = scaling.stage
-        while True:
-            if self._phase in {"running", "draining"}:
-                replicas = self._of_stage(stage)
-                look = functools.partial(
-                    scaling.look,
-                    now=self._now(),
-                    replicas=len(replicas),
-                    ready=sum(replica.is_ready for replica in replicas),
-                    downstream=downstream_of(stage, self._scalings),
-                )
-                async with self._looking:  # an Admin serves one call at a time
-                    seen = await in_daemon_thread(look)
-                verdict = scaling.decide(seen)
-                is_wanted = verdict.replicas > len(replicas) or self._phase == "running"
-                if verdict.is_change and is_wanted and not self._has_failed(stage):
-                    self._rescale(stage, verdict)
-                await asyncio.sleep(look_again_s(verdict))
-            else:
-                await asyncio.sleep(OBSERVE_EVERY_S)
+        replicas = self._of_stage(stage)
+        look = functools.partial(
+            scaling.look,
+            now=self._now(),
+            replicas=len(replicas),
+            ready=sum(replica.is_ready for replica in replicas),
+            downstream=downstream(stage, self._plan.pipeline, self._scalings),
+        )
+        async with self._looking:  # an Admin serves one call at a time
+            seen = await in_daemon_thread(look)
+        verdict = scaling.decide(seen)
+        if scaling.has_news:
+            await in_daemon_thread(scaling.write)
+        is_wanted = verdict.replicas > len(replicas) or self._phase == "running"
+        if verdict.is_change and is_wanted and not self._has_failed(stage):
+            self._rescale(stage, verdict)
+        return look_again_s(verdict)
 
     def _rescale(self, stage: Consuming, verdict: Verdict) -> None:
         """Replicas come with the next ordinals and go with the last ones, as in a StatefulSet."""

@@ -31,8 +31,8 @@ class StageState:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left for it to do."""
-        return self.done == self.replicas
+        """Whether nothing is left for it to do; a stage without replicas waits for a first record."""
+        return 0 < self.replicas == self.done
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ situation, of an incident or of yesterday, also with another policy.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import msgspec
 
@@ -54,6 +55,18 @@ Log = tuple[Decision, ...]
 """The last decisions, the latest last."""
 
 
+class History(NamedTuple):
+    """What is known of a stage's scaling between two looks."""
+
+    memory: Memory = Memory()
+    log: Log = ()
+
+    @property
+    def last(self) -> Decision | None:
+        """The last decision, None before the first."""
+        return self.log[-1] if self.log else None
+
+
 def step(memory: Memory, seen: Observation, policy: ScalingPolicy) -> tuple[Memory, Verdict]:
     """One look, one verdict. Whoever carries it out calls this again with what is then."""
     memory, situation = measuring.measure(memory, seen, policy)
@@ -61,6 +74,12 @@ def step(memory: Memory, seen: Observation, policy: ScalingPolicy) -> tuple[Memo
     if verdict.is_change:
         memory = measuring.acted(memory, situation, verdict.replicas)
     return memory, verdict
+
+
+def decided(history: History, seen: Observation, policy: ScalingPolicy, *, most: int = MAX_DECISIONS) -> History:
+    """One look, and its verdict in the log, which keeps the last `most` that differ."""
+    memory, verdict = step(history.memory, seen, policy)
+    return History(memory, logged(history.log, verdict, policy, most=most))
 
 
 def look_again_s(verdict: Verdict) -> float:
@@ -71,20 +90,21 @@ def look_again_s(verdict: Verdict) -> float:
     return LOOK_SOON_S if is_moving and not is_waiting else LOOK_S
 
 
-def logged(log: Log, verdict: Verdict, policy: ScalingPolicy) -> Log:
+def logged(log: Log, verdict: Verdict, policy: ScalingPolicy, *, most: int = MAX_DECISIONS) -> Log:
     """The log with one more verdict. One that says the same as the last takes its place, so the log tells changes."""
     last = log[-1] if log else None
     if last and not verdict.is_change and last.policy == policy and _says(last.verdict) == _says(verdict):
         return (*log[:-1], replace(last, verdict=verdict, times=last.times + 1))
     decision = Decision(verdict=verdict, policy=policy, since=verdict.inputs.now)
-    return (*log[-MAX_DECISIONS + 1 :], decision)
+    return (*log, decision)[-most:]
 
 
 def condition(decision: Decision) -> Condition:
     """False where something has kept the stage from being scaled for longer than a change takes."""
     verdict = decision.verdict
     is_kept = not verdict.is_change and verdict.reason not in ALL_IS_WELL and decision.held_s >= LONG_HOLD_S
-    message = f"{verdict.sentence} (for {decision.held_s / 60:.0f} minutes)" if is_kept else verdict.sentence
+    held = f" (for more than {LONG_HOLD_S / 60:.0f} minutes)"  # for how much more would be another message every minute
+    message = f"{verdict.sentence}{held}" if is_kept else verdict.sentence
     return Condition(not is_kept, verdict.reason, message)
 
 

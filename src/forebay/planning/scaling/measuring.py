@@ -6,6 +6,7 @@ second, in a settled group. What a replica does while it keeps up only says that
 Everything that is remembered is bounded, and `Memory` minus its tables is what survives a restart (`Lasting`).
 """
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from statistics import median
@@ -213,9 +214,8 @@ def _with_arrivals(
         old if old[0] == each.position and each.lag and owner.owner is not None else (each.position, now)
         for old, each, owner in zip(moved, left, seen.partitions, strict=True)
     )
-    memory = memory._replace(
-        table=ends.extended(memory.table, Row(now, tuple(each.end for each in left))), moved_at=moved
-    )
+    row = Row(now, array("q", [each.end for each in left]))
+    memory = memory._replace(table=ends.extended(memory.table, row), moved_at=moved)
     if progress is None:
         return memory
     arrivals = progress.arrived
