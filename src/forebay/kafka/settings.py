@@ -11,6 +11,7 @@ from typing import Any
 
 from forebay.errors import MissingSecret
 from forebay.pipeline.spec import Delivery, Kafka, SecretRef
+from forebay.planning.credentials import formats
 
 Properties = dict[str, Any]
 
@@ -57,16 +58,27 @@ def read_secret(secrets: Secrets, ref: SecretRef, key: str) -> str:
         raise MissingSecret(f"key {key!r} of Secret {ref.name!r} cannot be read: {path}: {reason}") from error
 
 
+def keys_of(secrets: Secrets, ref: SecretRef) -> frozenset[str]:
+    """The keys that a Secret has; none where it cannot be read, which `read_secret` then tells."""
+    if isinstance(secrets, Mapping):
+        return frozenset(secrets.get(ref.name, ()))
+    try:
+        return frozenset(path.name for path in (secrets / ref.name).iterdir()) if secrets is not None else frozenset()
+    except OSError:
+        return frozenset()
+
+
 def connection(kafka: Kafka, secrets: Secrets) -> Properties:
     """librdkafka properties that reach the brokers and log in as the stage's user."""
     properties: Properties = {**_CLIENT, "bootstrap.servers": kafka.bootstrap_servers}
     properties["security.protocol"] = _protocol(kafka)
     if kafka.tls and kafka.tls.ca_secret_ref:
-        properties["ssl.ca.pem"] = read_secret(secrets, kafka.tls.ca_secret_ref, "ca.crt")
+        properties["ssl.ca.pem"] = read_secret(secrets, kafka.tls.ca_secret_ref, formats.AUTHORITY)
     if kafka.tls and kafka.tls.client_certificate_secret_ref:
         ref = kafka.tls.client_certificate_secret_ref
-        properties["ssl.certificate.pem"] = read_secret(secrets, ref, "tls.crt")
-        properties["ssl.key.pem"] = read_secret(secrets, ref, "tls.key")
+        keys = formats.certificate_keys(keys_of(secrets, ref))
+        properties["ssl.certificate.pem"] = read_secret(secrets, ref, keys.certificate)
+        properties["ssl.key.pem"] = read_secret(secrets, ref, keys.private_key)
     if kafka.sasl:
         properties["sasl.mechanism"] = kafka.sasl.mechanism.value
         properties |= _login(secrets, kafka.sasl.secret_ref)
@@ -88,9 +100,10 @@ def _protocol(kafka: Kafka) -> str:
 
 
 def _login(secrets: Secrets, ref: SecretRef) -> Properties:
+    has_name = formats.USERNAME in keys_of(secrets, ref)
     return {
-        "sasl.username": read_secret(secrets, ref, "username"),
-        "sasl.password": read_secret(secrets, ref, "password"),
+        "sasl.username": read_secret(secrets, ref, formats.USERNAME) if has_name else ref.name,
+        "sasl.password": read_secret(secrets, ref, formats.PASSWORD),
     }
 
 

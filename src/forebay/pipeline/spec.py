@@ -106,7 +106,7 @@ class TLS(Model):
     ca_secret_ref: SecretRef | None = None
     """Secret with key `ca.crt`; without it the system's certificate authorities are trusted."""
     client_certificate_secret_ref: SecretRef | None = None
-    """Secret with keys `tls.crt` and `tls.key` for mutual TLS."""
+    """Secret with keys `tls.crt` and `tls.key`, or `user.crt` and `user.key`, for mutual TLS."""
 
 
 class SaslMechanism(StrEnum):
@@ -122,7 +122,7 @@ class Sasl(Model):
 
     mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
     secret_ref: SecretRef
-    """Secret with keys `username` and `password`."""
+    """Secret with key `password`, and `username` where the user is not called like the Secret."""
 
 
 class Kafka(Model):
@@ -133,7 +133,7 @@ class Kafka(Model):
     tls: TLS | None = None
     sasl: Sasl | None = None
     admin_secret_ref: SecretRef | None = None
-    """Secret with keys `username` and `password` for topic administration; default: the login of `sasl`."""
+    """Secret with the login for administration, keys as in `sasl`; default: the login of `sasl`."""
 
 
 class FieldType(StrEnum):
