@@ -62,7 +62,7 @@ class Group:
 
 
 class Admin:
-    """A connection for administration, made from librdkafka properties (`settings.connection`)."""
+    """A connection for administration, made from librdkafka properties (`settings.admin_connection`, say)."""
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
         self._servers = str(connection["bootstrap.servers"])

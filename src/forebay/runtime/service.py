@@ -104,7 +104,7 @@ def run(kind: type[StageT], body: Callable[[Replica[StageT]], None]) -> int:
     metrics = StageMetrics(pipeline.metadata.name, stage.name, kind.__name__.lower())
     try:
         connection = _wait_for(
-            lambda: kafka_settings.connection(pipeline.spec.kafka, settings.secrets), stopping, health
+            lambda: kafka_settings.stage_connection(pipeline, stage, settings.secrets), stopping, health
         )
         if connection is not None:
             body(
