@@ -7,6 +7,7 @@ producer is thrown away; librdkafka's warning that a time-out leaves it out of s
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 _PATIENCE_S = 5.0
 _FLUSH_S = 0.1
 _RESERVE_S = 1.0
+_FORBIDDEN_S = 2.0
+"""Somebody has to add the ACL: that takes longer."""
 
 Message = dict[str, Any]
 """One record for `produce_batch`: `value`, `key` and optionally `partition`."""
@@ -60,16 +63,20 @@ class TransactionalProducer:
     def initialize(self, go_on: Callable[[], bool]) -> bool:
         """Fence every earlier producer of this id and end what it left open.
 
-        Waits for the brokers while `go_on`, which is asked every few seconds; False when it gave up.
+        Waits for the brokers, and for the right to use the id, while `go_on`, which is asked every few seconds; False when
+        it gave up.
         """
-        self._producer = self._producer or Producer(self._properties)
         said = False
         while go_on():
+            self._producer = self._producer or Producer(self._properties)
             try:
                 self._producer.init_transactions(_PATIENCE_S)
             except KafkaException as exception:
                 error = raised(exception)
-                if not error.retriable():
+                if error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+                    self._producer = None  # this client never asks again
+                    time.sleep(_FORBIDDEN_S)
+                elif not error.retriable():
                     raise classify(error) from exception
                 if not said:
                     log.warning("waiting for the transaction coordinator", error=error.str())

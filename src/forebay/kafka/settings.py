@@ -197,11 +197,14 @@ def group_consumer(
     }
 
 
-def assigned_consumer(connection: Properties) -> Properties:
-    """Properties of a reader that chooses its partitions itself: changelogs, positions, checks. It commits nothing."""
+def assigned_consumer(connection: Properties, *, group_id: str = "forebay-unused") -> Properties:
+    """Properties of a reader that chooses its partitions itself: changelogs, positions, checks. It commits nothing.
+
+    It joins no group, but looks for the coordinator of one as long as it lives: better of one that the user may read.
+    """
     return {
         **connection,
-        "group.id": "forebay-unused",
+        "group.id": group_id,
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "isolation.level": "read_committed",

@@ -36,9 +36,9 @@ class _Restore:
 class Restorer:
     """Restores any number of partitions side by side with one consumer."""
 
-    def __init__(self, connection: kafka_settings.Properties, metrics: StageMetrics) -> None:
+    def __init__(self, connection: kafka_settings.Properties, metrics: StageMetrics, *, group_id: str) -> None:
         self._admin = Admin(connection)
-        self._reader = ChangelogReader(kafka_settings.assigned_consumer(connection))
+        self._reader = ChangelogReader(kafka_settings.assigned_consumer(connection, group_id=group_id))
         self._metrics = metrics
         self._restores: dict[int, _Restore] = {}
 

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import structlog
 from prometheus_client import REGISTRY, write_to_textfile
 
-from forebay.errors import ForebayError, InvalidPipeline, MissingSecret, Refused, TryLater
+from forebay.errors import Forbidden, ForebayError, InvalidPipeline, MissingSecret, Refused, TryLater
 from forebay.kafka import settings as kafka_settings
 from forebay.pipeline import load
 from forebay.pipeline.names import replica
@@ -139,7 +139,7 @@ def run(kind: type[StageT], body: Callable[[Replica[StageT]], None]) -> int:
 
 
 def wait_until(check: Callable[[], str | None], replica: Replica[StageT]) -> bool:
-    """Wait, not ready, until `check` returns None; it returns or raises (MissingSecret, TryLater) what is missing.
+    """Wait, not ready, until `check` returns None; it returns or raises (MissingSecret, TryLater, Forbidden) what is missing.
 
     Logs each reason once. False when the process was asked to stop meanwhile.
     """
@@ -162,7 +162,7 @@ def _wait_for(attempt: Callable[[], ResultT], stopping: Stopping, health: Health
         health.beat()
         try:
             return attempt()
-        except (MissingSecret, TryLater) as error:
+        except (MissingSecret, TryLater, Forbidden) as error:
             reason = str(error)
             if reason not in said:
                 said.add(reason)
