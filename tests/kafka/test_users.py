@@ -18,8 +18,8 @@ from confluent_kafka.admin import (
 from services import Service, until
 
 from forebay.errors import Forbidden
-from forebay.kafka.admin import Admin
-from forebay.kafka.users import Users, log_in, new_password
+from forebay.kafka.admin import Admin, log_in
+from forebay.kafka.users import Users, new_password
 from forebay.pipeline import load, names
 from forebay.planning import topics as planning
 from forebay.planning.credentials import users

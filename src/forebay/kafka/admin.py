@@ -21,7 +21,6 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import (
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -33,11 +32,15 @@ from confluent_kafka.admin import (
 )
 
 from forebay.errors import Forbidden, ForebayError, Refused, TryLater
+from forebay.kafka import clients
 from forebay.planning.topics import Action, AddPartitions, AlterConfig, CreateTopic, TopicState
 
 REQUEST_TIMEOUT_S = 10.0
 LEADERS_TIMEOUT_S = 30.0
 """A new topic answers in milliseconds; a cluster that elects leaders after a failure may take this long."""
+
+LOGIN_TIMEOUT_S = 15.0
+"""A new user reaches every broker within a second; a controller that is elected anew may take this long."""
 
 _POLL_S = 0.1
 _T = TypeVar("_T")
@@ -61,6 +64,20 @@ class Group:
     """The member that each partition (topic, number) is assigned to."""
 
 
+def log_in(connection: Mapping[str, Any], timeout_s: float = LOGIN_TIMEOUT_S) -> None:
+    """Wait until Kafka accepts the login of these properties; Forbidden when it still does not at the end."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            Admin(connection).cluster_id()
+        except Forbidden:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
+
+
 class Admin:
     """A connection for administration, made from librdkafka properties (`settings.admin_connection`, say)."""
 
@@ -71,7 +88,7 @@ class Admin:
         self._properties: dict[str, Any] = {**connection, "log_level": 0, "error_cb": self._remember}
         self._observers: dict[str, Consumer] = {}
         try:
-            self.client = AdminClient(self._properties)
+            self.client = clients.admin(self._properties)
         except KafkaException as exception:
             raise Refused(
                 f"the settings for Kafka at {self._servers} are wrong: {exception.args[0].str()}: "
@@ -171,7 +188,7 @@ class Admin:
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",  # waits for offsets that an open transaction would change
             }
-            self._observers[group] = Consumer(properties)
+            self._observers[group] = clients.consumer(properties)
         return self._observers[group]
 
     def group_state(self, group: str) -> GroupState:
@@ -356,6 +373,10 @@ def _cause(complaint: KafkaError) -> str:
 
 
 def _is_login(error: KafkaError) -> bool:
+    if (
+        "change principals" in error.str()
+    ):  # Kafka's word when a connection is to go on as another user: a new one is made
+        return False
     return error.code() in {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}  # noqa: SLF001
 
 

@@ -16,6 +16,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from forebay.errors import ForebayError
+from forebay.kafka import clients
 from forebay.kafka.errors import ClientErrors, Fenced, TransactionAborted, Uncertain, classify, raised
 from forebay.kafka.settings import Properties
 from forebay.messages.headers import Headers
@@ -68,7 +69,7 @@ class TransactionalProducer:
         """
         said = False
         while go_on():
-            self._producer = self._producer or Producer(self._properties)
+            self._producer = self._producer or clients.producer(self._properties)
             try:
                 self._producer.init_transactions(_PATIENCE_S)
             except KafkaException as exception:

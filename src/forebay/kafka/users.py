@@ -4,8 +4,7 @@ Every call is bounded in time, touches exactly what it is given, and may be repe
 """
 
 import secrets
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -29,14 +28,10 @@ from forebay.kafka.admin import Admin
 from forebay.pipeline.spec import SaslMechanism
 from forebay.planning.credentials.users import Acl, Present
 
-LOGIN_TIMEOUT_S = 15.0
-"""A new user reaches every broker within a second; a controller that is elected anew may take this long."""
-
 _ITERATIONS = 4096
 """The least that Kafka takes: a password of 256 random bits needs no more against guessing."""
 
 _PASSWORD_BYTES = 32
-_POLL_S = 0.2
 
 _MECHANISMS = {
     SaslMechanism.SCRAM_SHA_256: ScramMechanism.SCRAM_SHA_256,
@@ -47,20 +42,6 @@ _MECHANISMS = {
 def new_password() -> str:
     """Nobody's guess: 32 random bytes as text."""
     return secrets.token_urlsafe(_PASSWORD_BYTES)
-
-
-def log_in(connection: Mapping[str, Any], timeout_s: float = LOGIN_TIMEOUT_S) -> None:
-    """Wait until Kafka accepts the login of these properties; Forbidden when it still does not at the end."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            Admin(connection).cluster_id()
-        except Forbidden:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_POLL_S)
-        else:
-            return
 
 
 class Users:
