@@ -190,7 +190,7 @@ def removal(pipeline: Pipeline, present: Present, recorded: frozenset[str]) -> t
 
 def not_permitted(pipeline: Pipeline) -> str:
     """What to say where the administrator's user may not manage users."""
-    lines = commands(pipeline)
+    lines = commands(pipeline, "USER")
     return (
         "the user of adminSecretRef may not manage users and ACLs: allow it ALTER and DESCRIBE on the cluster, or make a user "
         f"that may do the following, and name its Secret in sasl.secretRef: {'; '.join(lines)}"
