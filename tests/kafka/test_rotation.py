@@ -13,11 +13,12 @@ from authority import Authority
 from confluent_kafka import Producer
 from services import Service, until
 
+from forebay.errors import Forbidden
 from forebay.kafka.admin import Admin, log_in
-from forebay.kafka.users import Users, new_password
+from forebay.kafka.users import Users
 from forebay.pipeline import load, names
 from forebay.planning import topics as planning
-from forebay.planning.credentials import users
+from forebay.planning.credentials import rotation, users
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Security
 
 ROOT_PASSWORD = "canary-of-the-administrator"
@@ -215,11 +216,11 @@ class Rotating:
         return names.user(self.world.pipeline, self.stage, generation)
 
     def issue(self, generation: int) -> None:
-        user, self.password = self.user(generation), new_password()
+        user = self.user(generation)
         self.users.add(users.needed(self.world.pipeline, self.stage, user))
-        self.users.create(user, self.password)
-        log_in({**self.connection, "sasl.username": user, "sasl.password": self.password})
-        self.mounted.write(username=user, password=self.password, generation=str(generation))
+        keys = self.users.issue(user, generation, self.connection)
+        self.password = keys["password"]
+        self.mounted.write(**keys)
 
     def is_used(self, service: Service, generation: int) -> bool:
         secret = names.login_secret(self.world.pipeline, self.stage)
@@ -390,3 +391,61 @@ def test_a_certificate_that_does_not_work_never_replaces_one_that_does(kafka, au
                 until(lambda: certified.times_renewed(service) == 1, what="the right one is used", deadline_s=60)
         assert service.log().count('"event": "started"') == 1
         assert "canary" not in service.log()
+
+
+def test_the_plan_of_a_rotation_is_carried_out_under_load(kafka, authority, admin, tmp_path):
+    """Planned and acted on round by round as an operator does it: made, replaced on demand, the former one refused."""
+    world = World(kafka, tmp_path, managed(kafka))
+    rotating = Rotating(world, admin, authority, "enrich")
+    name = names.login_secret(world.pipeline, rotating.stage)
+    manager, connection = admin
+    recorded, issued, asked, now_s = frozenset(), None, "", 1_000_000.0
+    spec = world.pipeline.spec.model_copy(update={"producers": (), "sinks": ()})
+    pipeline = world.pipeline.model_copy(update={"spec": spec})
+
+    def act(service: Service | None) -> list[str]:
+        nonlocal recorded, issued
+        generation = service and service.metric("forebay_credential_generation", secret=name)
+        seen = rotation.Seen(
+            present=manager.present(users.names_of(pipeline, recorded)),
+            recorded=recorded,
+            stages={"enrich": rotation.StageSeen(issued=issued, pods={"enrich-0": generation} if service else {})},
+            now_s=now_s,
+            asked=asked,
+        )
+        decided = rotation.plan(pipeline, seen)
+        assert decided.problems == ()
+        for step in decided.steps:
+            match step:
+                case users.RememberUsers(names_):
+                    recorded = names_
+                case rotation.Issue(_, user, generation, asked_):
+                    rotating.mounted.write(**manager.issue(user, generation, connection))
+                    issued = rotation.Issued(generation, now_s, asked_)
+                case _:
+                    manager.take(step)
+        return [type(step).__name__ for step in decided.steps]
+
+    assert act(None) == ["RememberUsers", "AddAcls", "Issue"]
+    assert act(None) == []
+    former = {f"sasl.{key}": (rotating.mounted.folder / key).read_text() for key in ("username", "password")}
+    with world.service("enrich") as service, Feeding(kafka.bootstrap_servers, world.raw) as feeding:
+        until(lambda: service.metric(OUT) > 0, what="records flow")
+        asked = "today"
+        assert act(service) == ["Issue"]
+        assert act(service) == []
+        until(lambda: rotating.is_used(service, 2), what="the pod has moved")
+        assert act(service) == []
+        now_s += rotation.KEEP_S
+        assert act(service) == ["DeleteUser"]
+        assert act(service) == []
+        with pytest.raises(Forbidden, match="refuses the login"):
+            log_in({**connection, **former}, timeout_s=0)
+        time.sleep(1.5 * REAUTHENTICATE_MS / 1000)
+        sent = feeding.end()
+        until(lambda: service.metric("forebay_records_in_total") == sent, what="everything is processed")
+        assert service.stop() == 0
+    assert world.times_each_came_out() == Counter(range(sent))
+    for step in users.removal(pipeline, manager.present(users.names_of(pipeline, recorded)), recorded):
+        manager.take(step)
+    assert manager.present(users.names_of(pipeline)) == users.Present(frozenset(), frozenset())

@@ -23,7 +23,7 @@ from forebay.kafka.users import Users, new_password
 from forebay.pipeline import load, names
 from forebay.planning import topics as planning
 from forebay.planning.credentials import users
-from forebay.planning.credentials.users import Acl, AddAcls, DeleteUser, Present, RemoveAcls
+from forebay.planning.credentials.users import Acl, Present
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Security
 
 ROOT_PASSWORD = "canary-of-the-administrator"
@@ -277,16 +277,6 @@ def everything(admin: Users) -> tuple:
     return acls, set(client.describe_user_scram_credentials().result(20))
 
 
-def take(admin: Users, step) -> None:
-    match step:
-        case AddAcls(acls):
-            admin.add(acls)
-        case RemoveAcls(acls):
-            admin.remove(acls)
-        case DeleteUser(user):
-            admin.delete(user)
-
-
 def test_nothing_of_anybody_else_is_touched(kafka, authority, admin, tmp_path):
     """Users and ACLs with names and resources as near as can be are there before, and the same after."""
     world = World(kafka, authority, admin, tmp_path)
@@ -303,25 +293,21 @@ def test_nothing_of_anybody_else_is_touched(kafka, authority, admin, tmp_path):
     admin.add(near)
     before = everything(admin)
 
-    wanted = {world.user(name): stage for name, stage in world.stages.items()}
-    recorded = frozenset(wanted) | {world.user("enrich", 2)}
-    asked = users.names_of(world.pipeline, recorded)
-    changes = users.diff(world.pipeline, wanted, admin.present(asked), recorded)
-    for step in changes.first:
-        take(admin, step)
+    keep = {world.user(name) for name in STAGES}
+    recorded = users.names_of(world.pipeline)
+    for step in users.diff(world.pipeline, keep, admin.present(recorded), recorded).first:
+        admin.take(step)
     for user in recorded:
         admin.create(user, new_password())
     admin.add([Acl(world.user("enrich"), "ALL", "TOPIC", "*")])
     middle = everything(admin)
-    for _ in range(2):
-        changes = users.diff(world.pipeline, wanted, admin.present(asked), recorded)
-        for step in changes.last:
-            take(admin, step)
+    for step in users.diff(world.pipeline, keep, admin.present(recorded), recorded).last:
+        admin.take(step)
 
-    assert admin.present(asked).users == wanted.keys()
-    assert admin.present(asked).acls == {acl for stage in STAGES for acl in world.needed(stage)}
-    assert users.diff(world.pipeline, wanted, admin.present(asked), frozenset(wanted)) == users.Changes()
-    for step in users.removal(world.pipeline, admin.present(asked), recorded):
-        take(admin, step)
+    both = {acl for name in STAGES for generation in (1, 2) for acl in world.needed(name, generation)}
+    assert admin.present(recorded) == Present(frozenset(keep), frozenset(both))
+    assert users.diff(world.pipeline, keep, admin.present(recorded), recorded) == users.Changes()
+    for step in users.removal(world.pipeline, admin.present(recorded), recorded):
+        admin.take(step)
     assert everything(admin) == before != middle
     admin.remove(near)

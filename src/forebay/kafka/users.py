@@ -4,7 +4,7 @@ Every call is bounded in time, touches exactly what it is given, and may be repe
 """
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -24,9 +24,10 @@ from confluent_kafka.admin import (
 
 from forebay.errors import Forbidden
 from forebay.kafka import admin as administration
-from forebay.kafka.admin import Admin
+from forebay.kafka.admin import Admin, log_in
 from forebay.pipeline.spec import SaslMechanism
-from forebay.planning.credentials.users import Acl, Present
+from forebay.planning.credentials import formats
+from forebay.planning.credentials.users import Acl, AddAcls, DeleteUser, Present, RemoveAcls
 
 _ITERATIONS = 4096
 """The least that Kafka takes: a password of 256 random bits needs no more against guessing."""
@@ -61,6 +62,29 @@ class Users:
             users=frozenset(name for name, description in found.items() if description is not None),
             acls=frozenset(_acl(each) for each in bindings if _is_known(each) and _allows(each)),
         )
+
+    def take(self, step: AddAcls | RemoveAcls | DeleteUser) -> None:
+        """Take one step of a plan."""
+        match step:
+            case AddAcls(acls):
+                self.add(acls)
+            case RemoveAcls(acls):
+                self.remove(acls)
+            case DeleteUser(user):
+                self.delete(user)
+
+    def issue(self, user: str, generation: int, connection: Mapping[str, Any]) -> dict[str, str]:
+        """Give a user a new password that Kafka accepts: what the stage's Secret is to hold, by key.
+
+        Args:
+            user: its name.
+            generation: which one of the stage's users it is, counted from the first.
+            connection: properties of the administrator; the new login is tried with its addresses and certificates.
+        """
+        password = new_password()
+        self.create(user, password)
+        log_in({**connection, "sasl.username": user, "sasl.password": password})
+        return {formats.USERNAME: user, formats.PASSWORD: password, formats.GENERATION: str(generation)}
 
     def create(self, user: str, password: str) -> None:
         """Make a user, or give one that exists another password."""

@@ -76,6 +76,10 @@ ADOPT_ANNOTATION = f"{GROUP}/adopt"
 """On a Pipeline, "true": topics that existed before it and differ may be changed."""
 ROTATE_ANNOTATION = f"{GROUP}/rotate"
 """On a Pipeline: managed users are replaced once for every new value, whatever it is."""
+ISSUED_AT_ANNOTATION = f"{GROUP}/issued-at"
+"""On the Secret of a managed user: when it was written, in epoch seconds."""
+ROTATED_FOR_ANNOTATION = f"{GROUP}/rotated-for"
+"""On the Secret of a managed user: what the Pipeline's `ROTATE_ANNOTATION` was then."""
 
 
 def workload(pipeline: Pipeline, stage: Stage) -> str:

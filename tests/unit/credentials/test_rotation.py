@@ -51,6 +51,8 @@ class Pod:
     password: int
     generation: int
     is_heard: bool = True
+    former: frozenset[str] = frozenset()
+    """Users that it has connections of."""
 
 
 @dataclass
@@ -131,11 +133,16 @@ class World:
 
     def refresh(self, stage: str, pod: str) -> None:
         """The kubelet brings the Secret as it is now, and the pod takes it."""
+        before = self.pods[stage][pod]
         self.start(stage, pod)
+        self.pods[stage][pod].former = before.former | {before.user}
         self.pods[stage][pod].is_heard = True
 
     def works(self, stage: str, pod: Pod) -> bool:
-        needed = set(users.needed(self.pipeline, self.stage(stage), pod.user))
+        """It can log in, and may do its work with new connections and with old ones."""
+        needed = {
+            acl for user in {pod.user, *pod.former} for acl in users.needed(self.pipeline, self.stage(stage), user)
+        }
         return self.passwords.get(pod.user) == pod.password and needed <= self.acls
 
     def broken(self) -> list[str]:
@@ -156,12 +163,14 @@ class World:
 
     def is_as_it_should_be(self) -> bool:
         current = {user for _, user, _ in self.secrets.values()}
-        needed = {
-            acl for name in STAGES for acl in users.needed(self.pipeline, self.stage(name), self.secrets[name][1])
+        both = {
+            names.user(self.pipeline, self.stage(name), turn): self.stage(name) for name in STAGES for turn in (1, 2)
         }
+        needed = {acl for user, stage in both.items() for acl in users.needed(self.pipeline, stage, user)}
         return (
             self.secrets.keys() == set(STAGES)
-            and self.passwords.keys() == current == self.recorded
+            and self.passwords.keys() == current
+            and self.recorded == both.keys()
             and self.acls == needed
             and not self.broken()
         )
@@ -201,7 +210,7 @@ def test_nothing_is_done_while_all_is_well(running):
 
 def test_the_way_of_a_rotation(running):
     running.asked = "today"
-    assert words(running.plan()) == ["RememberUsers", "AddAcls", "Issue", "Issue"]
+    assert words(running.plan()) == ["Issue", "Issue"]
     for step in running.plan().steps:
         running.take(step)
 
@@ -215,10 +224,7 @@ def test_the_way_of_a_rotation(running):
     assert running.broken() == []
     running.refresh("enrich", "enrich-1")
     plan = running.plan()
-    assert plan.steps == (
-        DeleteUser("shop.sensors.enrich.a"),
-        RemoveAcls(tuple(sorted(users.needed(running.pipeline, running.stage("enrich"), "shop.sensors.enrich.a")))),
-    )
+    assert plan.steps == (DeleteUser("shop.sensors.enrich.a"),)
     assert list(plan.waiting) == ["devices"]
 
 
@@ -233,7 +239,7 @@ def test_the_former_user_is_kept_for_pods_that_start(running):
 
     assert (plan.steps, plan.due_s) == ((), running.now_s + KEEP_S)
     running.now_s += KEEP_S
-    assert words(running.plan()) == ["DeleteUser", "DeleteUser", "RemoveAcls"]
+    assert words(running.plan()) == ["DeleteUser", "DeleteUser"]
 
 
 def test_a_pod_that_says_nothing_keeps_the_former_user(running):
@@ -316,12 +322,12 @@ def test_users_of_a_former_stage_go_once_its_pods_are_gone(running):
     running.is_settled = False
     assert running.plan().steps == ()
     running.is_settled = True
-    assert words(running.plan())[0] == "DeleteUser"
+    assert words(running.plan()) == ["DeleteUser", "RemoveAcls"]
     for _ in range(2):
         for step in running.plan().steps:
             running.take(step)
-    assert running.passwords.keys() == running.recorded == {"shop.sensors.enrich.a"}
-    assert {acl.user for acl in running.acls} == {"shop.sensors.enrich.a"}
+    assert running.passwords.keys() == {"shop.sensors.enrich.a"}
+    assert running.recorded == {acl.user for acl in running.acls} == {"shop.sensors.enrich.a", "shop.sensors.enrich.b"}
 
 
 EVENTS = st.lists(
@@ -409,12 +415,33 @@ def test_what_somebody_takes_away_comes_back(before, sabotage, after):
     assert world.is_as_it_should_be()
 
 
+def test_a_secret_says_what_it_is():
+    enrich = World().stage("enrich")
+    data = {"username": b"shop.sensors.enrich.b", "password": b"canary", "generation": b"2"}
+    said = rotation.annotations(Issued(2, 1_000_000.4, "today"))
+
+    assert rotation.issued(pipeline(), enrich, data, said) == Issued(2, 1_000_000.0, "today")
+    for broken in (
+        {"username": b"shop.sensors.enrich.a"},
+        {"username": b"root"},
+        {"username": b"\xff"},
+        {"password": b""},
+        {"generation": b""},
+        {"generation": b"-2"},
+        {"generation": b"9" * 400},
+        {"generation": "٢".encode()},
+    ):
+        assert rotation.issued(pipeline(), enrich, data | broken, said) is None
+    assert rotation.issued(pipeline(), enrich, {}, {}) is None
+    assert rotation.issued(pipeline(), enrich, data, {}) is None
+
+
 def test_users_of_somebody_else_stop_everything(running):
     seen = replace(running.seen(), recorded=frozenset())
     plan = rotation.plan(running.pipeline, seen)
 
     assert plan.steps == ()
-    assert len(plan.problems) == 2
+    assert len(plan.problems) == 4
     assert rotation.plan(running.pipeline, replace(seen, adopt=True)).problems == ()
 
 

@@ -114,55 +114,66 @@ def test_other_names_are_not_own(name):
 
 
 A, B = "shop.sensors.enrich.a", "shop.sensors.enrich.b"
+OTHERS = {f"shop.sensors.{each}.{turn}": each for each in ("devices", "store") for turn in "ab"}
+OWN = frozenset({A, B, *OTHERS})
 
 
 def present(*who: str, acls=()) -> Present:
-    return Present(frozenset(who), frozenset(acls))
+    """These users, and the ACLs given beside those of the other stages."""
+    others = [acl for user, each in OTHERS.items() for acl in users.needed(pipeline(), stage(each), user)]
+    return Present(frozenset(who), frozenset([*acls, *others]))
 
 
 def acls_of(user: str) -> tuple[Acl, ...]:
     return tuple(sorted(users.needed(pipeline(), stage("enrich"), user)))
 
 
-def diff(wanted, seen, recorded=(), **more):
-    return users.diff(pipeline(), dict.fromkeys(wanted, stage("enrich")), seen, frozenset(recorded), **more)
+BOTH = (*acls_of(A), *acls_of(B))
 
 
-def test_a_name_is_recorded_before_anything_of_it_is_made():
-    changes = diff([A], NOTHING)
+def diff(keep, seen, recorded=OWN, **more):
+    return users.diff(pipeline(), keep, seen, frozenset(recorded), **more)
 
-    assert changes.first == (RememberUsers(frozenset({A})), AddAcls(acls_of(A)))
+
+def test_names_are_recorded_before_anything_of_them_is_made():
+    changes = diff([], NOTHING, ())
+
+    assert changes.first[0] == RememberUsers(OWN)
+    assert isinstance(changes.first[1], AddAcls)
+    assert set(BOTH) < set(changes.first[1].acls)
     assert changes.last == ()
 
 
 def test_nothing_is_done_when_all_is_as_wanted():
-    assert diff([A], present(A, acls=acls_of(A)), [A]) == users.Changes()
+    assert diff([A], present(A, acls=BOTH)) == users.Changes()
 
 
 def test_drift_is_corrected_in_both_directions():
     everything = Acl(A, "ALL", "TOPIC", "raw")
     wider = Acl(A, "WRITE", "TRANSACTIONAL_ID", "shop.", is_prefix=True)
-    changes = diff([A], present(A, acls=[*acls_of(A)[1:], everything, wider]), [A])
+    changes = diff([A], present(A, acls=[*BOTH[1:], everything, wider]))
 
     assert changes.first == (AddAcls(acls_of(A)[:1]),)
     assert changes.last == (RemoveAcls(tuple(sorted([everything, wider]))),)
 
 
-def test_the_last_user_goes_before_what_it_may_do_and_both_before_its_name():
-    seen = present(A, B, acls=[*acls_of(A), *acls_of(B)])
-    assert diff([B], seen, [A, B]).last == (DeleteUser(A), RemoveAcls(acls_of(A)))
-    assert diff([B], present(B, acls=[*acls_of(A), *acls_of(B)]), [A, B]).last == (RemoveAcls(acls_of(A)),)
-    assert diff([B], present(B, acls=acls_of(B)), [A, B]).last == (RememberUsers(frozenset({B})),)
+def test_a_user_goes_and_its_acls_stay_for_the_connections_that_are_still_its_own():
+    assert diff([B], present(A, B, acls=BOTH)).last == (DeleteUser(A),)
+    assert diff([B], present(B, acls=BOTH)) == users.Changes()
 
 
-def test_users_of_stages_that_are_gone_are_removed():
+def test_users_of_stages_that_are_gone_are_removed_and_forgotten_last():
     old = "shop.sensors.old.a"
-    assert diff([A], present(A, old, acls=acls_of(A)), [A, old]).last == (DeleteUser(old),)
+    acl = Acl(old, "READ", "TOPIC", "raw")
+
+    assert diff([A], present(A, old, acls=[*BOTH, acl]), {*OWN, old}).last == (DeleteUser(old), RemoveAcls((acl,)))
+    assert diff([A], present(A, acls=[*BOTH, acl]), {*OWN, old}).last == (RemoveAcls((acl,)),)
+    assert diff([A], present(A, acls=BOTH), {*OWN, old}).last == (RememberUsers(OWN),)
 
 
 @pytest.mark.parametrize("seen", [present(A), present(acls=[Acl(A, "READ", "TOPIC", "mine")])])
 def test_what_somebody_else_made_is_a_problem_and_not_touched(seen):
-    changes = diff([A], seen)
+    changes = diff([A], seen, OWN - {A})
 
     assert (changes.first, changes.last) == ((), ())
     assert changes.problems == (
@@ -174,9 +185,9 @@ def test_what_somebody_else_made_is_a_problem_and_not_touched(seen):
 
 
 def test_what_somebody_else_made_is_taken_over_on_demand():
-    changes = diff([A], present(A), adopt=True)
+    changes = diff([A], present(A, acls=acls_of(B)), OWN - {A}, adopt=True)
 
-    assert changes.first == (RememberUsers(frozenset({A})), AddAcls(acls_of(A)))
+    assert changes.first == (RememberUsers(OWN), AddAcls(acls_of(A)))
 
 
 FOREIGN = ("admin", "shop.sensors", "shop.sensors.enrich.c", "shop.sensors2.enrich.a", "other.sensors.enrich.a")
@@ -184,12 +195,12 @@ FOREIGN = ("admin", "shop.sensors", "shop.sensors.enrich.c", "shop.sensors2.enri
 
 def test_foreign_names_are_never_touched_even_when_they_are_recorded():
     acls = [Acl(user, "READ", "TOPIC", "raw") for user in FOREIGN]
-    seen = present(A, *FOREIGN, acls=[*acls_of(A), *acls])
-    recorded = frozenset({A, *FOREIGN})
+    seen = present(A, *FOREIGN, acls=[*BOTH, *acls])
+    recorded = frozenset({*OWN, *FOREIGN})
     last = diff([A], seen, recorded).last
     removed = users.removal(pipeline(), seen, recorded)
 
-    assert removed == (DeleteUser(A), RemoveAcls(acls_of(A)))
+    assert removed == (DeleteUser(A), RemoveAcls(tuple(sorted(present(acls=BOTH).acls))))
     assert not [step for step in last if isinstance(step, DeleteUser | RemoveAcls)]
     assert not set(FOREIGN) & users.names_of(pipeline(), recorded)
 

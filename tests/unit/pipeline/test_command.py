@@ -76,13 +76,16 @@ def test_a_missing_secret_names_the_flag(file):
 
 
 @pytest.mark.parametrize(
-    ("sasl", "user"),
+    ("sasl", "users"),
     [
-        ("users: Managed}, adminSecretRef: {name: admin}", "default.sensors.devices.a"),
-        ("secretRef: {name: sam}}", "USER"),
+        (
+            "users: Managed}, adminSecretRef: {name: admin}",
+            ["default.sensors.devices.a", "default.sensors.devices.b"],
+        ),
+        ("secretRef: {name: sam}}", ["USER"]),
     ],
 )
-def test_the_acls_are_printed_as_commands_without_asking_kafka(file, sasl, user):
+def test_the_acls_are_printed_as_commands_without_asking_kafka(file, sasl, users):
     kafka = f'kafka: {{bootstrapServers: "k:1", tls: {{}}, sasl: {{{sasl}}}'
     file.write_text(VALID.replace('kafka: {bootstrapServers: "kafka:9092"}', kafka))
 
@@ -90,13 +93,14 @@ def test_the_acls_are_printed_as_commands_without_asking_kafka(file, sasl, user)
 
     begin = "kafka-acls --bootstrap-server k:1 --command-config admin.properties --add --allow-principal"
     assert lines == [
-        f"{begin} User:{user} --operation Write --topic raw",
-        f"{begin} User:{user} --operation Read --topic default.sensors.devices.positions",
-        f"{begin} User:{user} --operation Write --topic default.sensors.devices.positions",
-        (
-            f"{begin} User:{user} --operation Write --transactional-id default.sensors.devices. "
-            "--resource-pattern-type prefixed"
-        ),
+        f"{begin} User:{user} --operation {allowed}"
+        for user in users
+        for allowed in (
+            "Write --topic raw",
+            "Read --topic default.sensors.devices.positions",
+            "Write --topic default.sensors.devices.positions",
+            "Write --transactional-id default.sensors.devices. --resource-pattern-type prefixed",
+        )
     ]
 
 

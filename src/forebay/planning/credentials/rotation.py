@@ -1,8 +1,9 @@
 """When the managed users of stages are made, replaced and deleted: one round's steps from what was seen, whatever came before.
 
-A stage has two users that take turns. The next one is made, with its ACLs, while the last one works; the Secret changes; every
-pod says which generation it uses; and when all have moved, and not before, the last one is deleted. Each step may be the last
-one that is taken, and may be taken again: planning anew reaches the same end, and no pod is ever without a user that works.
+A stage has two users that take turns. The next one is made while the last one works; the Secret changes; every pod says which
+generation it uses; and when all have moved, and not before, the last one is deleted. Its ACLs stay, for connections do. Each
+step may be the last one that is taken, and may be taken again: planning anew reaches the same end, and no pod is ever without
+a user that works.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Stage
 from forebay.planning.credentials import users
+from forebay.planning.credentials.formats import GENERATION, PASSWORD, USERNAME
 from forebay.planning.credentials.users import GENERATIONS, AddAcls, DeleteUser, Present, RememberUsers, RemoveAcls
 
 KEEP_S = 150.0
@@ -19,6 +21,7 @@ another one only once a minute, and may remember it for another."""
 
 _SECONDS = {"h": 3_600, "d": 86_400}
 _MOST_NAMED = 5
+_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,8 @@ class _Verdict:
 def plan(pipeline: Pipeline, seen: Seen) -> Plan:
     """What to do about the managed users of a Pipeline now."""
     verdicts = {stage.name: _verdict(pipeline, stage, seen) for stage in pipeline.spec.stages}
-    wanted = {user: stage for stage in pipeline.spec.stages for user in verdicts[stage.name].keep}
-    changes = users.diff(pipeline, wanted, seen.present, seen.recorded, adopt=seen.adopt)
+    keep = frozenset[str]().union(*(verdict.keep for verdict in verdicts.values()))
+    changes = users.diff(pipeline, keep, seen.present, seen.recorded, adopt=seen.adopt)
     if changes.problems:
         return Plan(problems=changes.problems)
     issues = tuple(verdict.issue for verdict in verdicts.values() if verdict.issue is not None)
@@ -116,6 +119,37 @@ def plan(pipeline: Pipeline, seen: Seen) -> Plan:
         waiting={name: verdict.waiting for name, verdict in verdicts.items() if verdict.waiting is not None},
         due_s=min((verdict.due_s for verdict in verdicts.values() if verdict.due_s is not None), default=None),
     )
+
+
+def issued(
+    pipeline: Pipeline, stage: Stage, data: Mapping[str, bytes], annotations: Mapping[str, str]
+) -> Issued | None:
+    """What the Secret of a managed user says about itself; None when it is not whole, or not the stage's.
+
+    Args:
+        pipeline: whose stage it is.
+        stage: whose Secret it is.
+        data: what the Secret holds.
+        annotations: of the Secret.
+    """
+    generation, at_s = (
+        data.get(GENERATION, b"").decode(errors="replace"),
+        annotations.get(names.ISSUED_AT_ANNOTATION, ""),
+    )
+    if not _is_number(generation) or not _is_number(at_s) or not data.get(PASSWORD):
+        return None
+    if data.get(USERNAME, b"").decode(errors="replace") != names.user(pipeline, stage, int(generation)):
+        return None
+    return Issued(int(generation), float(at_s), annotations.get(names.ROTATED_FOR_ANNOTATION, ""))
+
+
+def annotations(issued: Issued) -> dict[str, str]:
+    """What the Secret is annotated with, beside what `Users.issue` gives it."""
+    return {names.ISSUED_AT_ANNOTATION: f"{issued.at_s:.0f}", names.ROTATED_FOR_ANNOTATION: issued.asked}
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _DIGITS
 
 
 def every_s(rotate_every: str) -> float | None:

@@ -9,7 +9,7 @@ Denials are a person's word, and stay.
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from forebay.pipeline import names
@@ -147,38 +147,47 @@ def is_own(pipeline: Pipeline, user: str) -> bool:
 
 def names_of(pipeline: Pipeline, recorded: Iterable[str] = ()) -> frozenset[str]:
     """All users to look for: both of each stage, and those that are recorded."""
-    possible = {names.user(pipeline, stage, generation) for stage in pipeline.spec.stages for generation in GENERATIONS}
-    return frozenset(possible | {user for user in recorded if is_own(pipeline, user)})
+    return frozenset(_possible(pipeline)) | {user for user in recorded if is_own(pipeline, user)}
 
 
 def diff(
-    pipeline: Pipeline, wanted: Mapping[str, Stage], present: Present, recorded: frozenset[str], *, adopt: bool = False
+    pipeline: Pipeline, keep: Collection[str], present: Present, recorded: frozenset[str], *, adopt: bool = False
 ) -> Changes:
-    """What to change.
+    """What to change. Users are deleted here, and made by `rotation.Issue` alone.
+
+    Both users of a stage have their ACLs as long as there is the stage: a connection goes on as the user that it was made with,
+    for ever where the brokers have no `connections.max.reauth.ms`, and without ACLs it would fail.
 
     Args:
         pipeline: whose users they are.
-        wanted: the users that are to be there, or are about to be made, with their stages.
+        keep: the users that are not to be deleted.
         present: what Kafka has of `names_of`.
         recorded: the names that were recorded as the Pipeline's own.
         adopt: take over what is there without being recorded.
     """
+    possible = _possible(pipeline)
     own = frozenset(user for user in recorded if is_own(pipeline, user))
     there = present.users | {acl.user for acl in present.acls}
-    foreign = sorted((there & wanted.keys()) - own) if not adopt else []
+    foreign = sorted((there & possible.keys()) - own) if not adopt else []
     if foreign:
         return Changes(problems=tuple(_foreign(user) for user in foreign))
-    ours = own | wanted.keys()
-    allowed = {acl for user, stage in wanted.items() for acl in needed(pipeline, stage, user)}
+    ours = own | possible.keys()
+    allowed = {acl for user, stage in possible.items() for acl in needed(pipeline, stage, user)}
     missing = tuple(sorted(allowed - present.acls))
     too_much = tuple(sorted(acl for acl in present.acls - allowed if acl.user in ours))
-    gone = sorted((present.users & ours) - wanted.keys())
+    gone = sorted((present.users & ours).difference(keep))
     first = (RememberUsers(ours),) if ours != recorded else ()
     last: list[DeleteUser | RemoveAcls | RememberUsers] = [DeleteUser(user) for user in gone]
     last += [RemoveAcls(too_much)] if too_much else []
-    if not gone and not too_much and ours != wanted.keys():
-        last.append(RememberUsers(frozenset(wanted)))
+    if not last and ours != possible.keys():
+        last.append(RememberUsers(frozenset(possible)))
     return Changes(first=(*first, *([AddAcls(missing)] if missing else [])), last=tuple(last))
+
+
+def _possible(pipeline: Pipeline) -> dict[str, Stage]:
+    return {
+        names.user(pipeline, stage, generation): stage for stage in pipeline.spec.stages for generation in GENERATIONS
+    }
 
 
 def removal(pipeline: Pipeline, present: Present, recorded: frozenset[str]) -> tuple[DeleteUser | RemoveAcls, ...]:
@@ -202,13 +211,11 @@ def commands(pipeline: Pipeline, user: str | None = None) -> tuple[str, ...]:
 
     Args:
         pipeline: with the stages.
-        user: who all stages log in as; None: each as the first of its managed users.
+        user: who all stages log in as; None: each as its managed users, of which both need them.
     """
-    acls = dict.fromkeys(
-        acl
-        for stage in pipeline.spec.stages
-        for acl in needed(pipeline, stage, user or names.user(pipeline, stage, GENERATIONS[0]))
-    )
+    managed = _possible(pipeline).items()
+    pairs = managed if user is None else [(user, stage) for stage in pipeline.spec.stages]
+    acls = dict.fromkeys(acl for each, stage in pairs for acl in needed(pipeline, stage, each))
     return tuple(_command(pipeline.spec.kafka.bootstrap_servers, acl) for acl in acls)
 
 
