@@ -249,10 +249,9 @@ def test_a_user_changes_in_place_under_load(kafka, authority, admin, tmp_path, s
         assert service.metric("forebay_credential_rotations_total", way="in-place") == 2
         assert service.metric("forebay_assigned_partitions") == (0 if stage == "devices" else 4)
         assert service.log().count('"event": "partitions assigned"') <= 1
-        print(f"longest pause of {stage}: {longest_s:.2f} s")
+        assert longest_s < 5
         assert service.stop() == 0
         assert not any(password in service.log() for password in (rotating.password, ROOT_PASSWORD))
-    assert longest_s < 5
     if stage == "enrich":
         assert world.times_each_came_out() == Counter(range(sent))
 

@@ -35,6 +35,8 @@ class Login:
         self._username, self._password = username, password
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         self._turn = threading.Lock()
+        self.changes = 0
+        """How often it has changed."""
 
     def __repr__(self) -> str:
         return f"Login({self._username})"
@@ -43,6 +45,7 @@ class Login:
         """Log in with these from now on, wherever a connection is made or authenticated anew."""
         with self._turn:
             self._username, self._password = username, password
+            self.changes += 1
             for client in self._clients:
                 with contextlib.suppress(KafkaException, RuntimeError):  # it was closed
                     client.set_sasl_credentials(username, password)

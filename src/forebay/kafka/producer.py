@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from forebay.errors import ForebayError
 from forebay.kafka import clients
+from forebay.kafka.clients import Login
 from forebay.kafka.errors import ClientErrors, Fenced, TransactionAborted, Uncertain, classify, raised
 from forebay.kafka.settings import Properties
 from forebay.messages.headers import Headers
@@ -53,6 +54,10 @@ class TransactionalProducer:
         self._longest_s = properties["transaction.timeout.ms"] / 1000
         self._producer: Producer | None = None
         self._reused: list[Message] = []
+        self._login: Login | None = properties.get(clients.LOGIN)
+        self._logged_in = 0
+        """How often the login had changed when the client was made."""
+        self._go_on: Callable[[], bool] = lambda: True
         self.open = False
         """A transaction has begun and neither committed nor aborted."""
 
@@ -67,8 +72,10 @@ class TransactionalProducer:
         Waits for the brokers, and for the right to use the id, while `go_on`, which is asked every few seconds; False when
         it gave up.
         """
-        said = False
+        said, self._go_on = False, go_on
         while go_on():
+            if self._producer is None and self._login is not None:
+                self._logged_in = self._login.changes
             self._producer = self._producer or clients.producer(self._properties)
             try:
                 self._producer.init_transactions(_PATIENCE_S)
@@ -95,7 +102,13 @@ class TransactionalProducer:
         return self.initialize(go_on)
 
     def begin(self) -> None:
-        """Begin a transaction."""
+        """Begin a transaction, with a new client when the login has changed.
+
+        A connection that authenticates anew as another user is closed by Kafka. In the middle of a transaction that can leave the
+        offsets' call without an answer until its time is up (librdkafka's issues 5456 and 5511).
+        """
+        if self._login is not None and self._logged_in != self._login.changes:
+            self.replace(self._go_on)
         self._call(self._client.begin_transaction)
         self.open = True
 
