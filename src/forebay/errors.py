@@ -42,3 +42,7 @@ class Fatal(ForebayError):  # noqa: N818
 
 class Refused(ForebayError):  # noqa: N818
     """Nothing but a human decision helps; restarting cannot. Exit with status 78 and stay down."""
+
+
+class Forbidden(Refused):
+    """Whoever was asked does not let this user in, or do this: a person must act, and then it goes on by itself."""

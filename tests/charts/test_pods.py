@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import charts
-from forebay.pipeline import load
+from forebay.pipeline import load, names
 from forebay.pipeline.spec import Pipeline
 from forebay.runtime.settings import ReplicaSettings
 
@@ -101,6 +101,30 @@ def test_a_login_by_certificate_is_mounted_too(values):
     pod = charts.template(values).pods()["sensors-enrich"]
 
     assert mounts(pod)["/etc/forebay/secrets/enrich.client"]["secret"]["secretName"] == "enrich.client"
+
+
+def test_the_managed_user_of_a_stage_is_mounted_in_its_pods_alone(values):
+    values["spec"]["kafka"]["sasl"] = {"users": "Managed"}
+    values["managedBy"] = "forebay"
+    pipeline = Pipeline.model_validate({"metadata": {"name": "sensors"}, "spec": values["spec"]})
+    rendered = charts.template(values)
+    for stage in pipeline.spec.stages:
+        pod = rendered.pods()[names.workload(pipeline, stage)]
+        users = {volume["secret"]["secretName"] for volume in mounts(pod).values() if "secret" in volume}
+
+        assert {name for name in users if name.endswith("-kafka-user")} == {names.login_secret(pipeline, stage)}
+        assert "kafka-admin" not in users
+
+
+def test_the_age_of_users_restarts_no_pod(values):
+    values["spec"]["kafka"]["sasl"] = {"users": "Managed"}
+    values["managedBy"] = "forebay"
+    before = charts.template(values).of("StatefulSet")
+    values["spec"]["kafka"]["sasl"]["rotateEvery"] = "30d"
+    after = charts.template(values).of("StatefulSet")
+
+    assert before
+    assert before == after
 
 
 def test_nothing_secret_is_in_environment_or_arguments(values):

@@ -42,6 +42,7 @@ WRONG = [
      'path "/x/y.csv" lies outside the folder of the Pipeline file'),
     (changed("producers", source={"file": {"path": "x.csv"}}, pod={"files": {"claimRef": {"name": "x"}}}),
      'path "x.csv" has no folder, as which pod.files.claimRef could be mounted: put one in front, e.g. data/x.csv'),
+    (lambda v: v["spec"]["kafka"].update(sasl={"users": "Managed"}), "the operator makes managed users: set pipeline.create"),
     (lambda v: v["spec"]["kafka"].pop("tls"), "sasl without tls would send the password in the clear: add `tls: {}`"),
     (lambda v: v["spec"]["kafka"].pop("sasl"), "a login needs a mechanism: add sasl, or remove adminSecretRef"),
     (lambda v: v["spec"]["topics"][0].pop("partitions"), 'topic "raw_sensor_events" is Managed and has no partitions'),

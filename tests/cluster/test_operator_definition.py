@@ -89,6 +89,7 @@ def mapping(**field) -> dict:
 
 
 LONG = "a" * 30
+MANAGED = SPEC["kafka"] | {"tls": {}, "sasl": {"users": "Managed"}, "adminSecretRef": {"name": "x"}}
 STORAGE = {"storage": {"size": "1Gi"}}
 
 WRONG = {
@@ -114,6 +115,12 @@ WRONG = {
                   "configMapRef": {"name": "b"}}}), "set exactly one of configMapRef, claimRef"),
     "sasl in the clear": ({"kafka": SPEC["kafka"] | {"sasl": {"secretRef": {"name": "x"}}}}, "add tls: {}"),
     "admin without sasl": ({"kafka": SPEC["kafka"] | {"adminSecretRef": {"name": "x"}}}, "needs a mechanism: add sasl"),
+    "two logins": ({"kafka": MANAGED | {"sasl": {"users": "Managed", "secretRef": {"name": "x"}}}}, "set exactly one of users"),
+    "users for PLAIN": ({"kafka": MANAGED | {"sasl": {"users": "Managed", "mechanism": "PLAIN"}}}, "no way to make users"),
+    "users without an administrator": ({"kafka": SPEC["kafka"] | {"tls": {}, "sasl": {"users": "Managed"}}},
+                                       "made by an administrator: add adminSecretRef"),
+    "age of another's user": ({"kafka": MANAGED | {"sasl": {"secretRef": {"name": "x"}, "rotateEvery": "30d"}}},
+                              "remove rotateEvery, or use users: Managed"),
     "own output": (processor(to="raw"), "a processor writes to another topic than it reads"),
     "duckdb twice": (sink(autoscaling={"maxReplicas": 2}), "one process alone can write a DuckDB file"),
     "a file for two": (producer(source={"file": {"path": "x"}}, replicas=2), "a file has one reader"),

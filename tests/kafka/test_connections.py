@@ -53,6 +53,13 @@ def secrets(tmp_path, authority):
     return folder
 
 
+def as_strimzi_writes_them(secrets: Path) -> None:
+    """Strimzi's operator names the keys of a certificate otherwise, and has no key for a user's name."""
+    (secrets / "sam" / "username").unlink()
+    for ending in ("crt", "key"):
+        (secrets / "client" / f"tls.{ending}").rename(secrets / "client" / f"user.{ending}")
+
+
 CA = "tls: {caSecretRef: {name: kafka-ca}}"
 WAYS = {
     "plaintext": ("bootstrap_servers", ""),
@@ -120,6 +127,14 @@ def test_topics_are_applied_and_records_flow(secured, secrets, tmp_path, way):
     assert not [text for text in seen if "canary" in text]
 
 
+@pytest.mark.parametrize("way", ["mutual TLS", "SCRAM-SHA-512"])
+def test_secrets_that_strimzi_wrote_serve(secured, secrets, tmp_path, way):
+    as_strimzi_writes_them(secrets)
+    applied = apply(tmp_path, pipeline(secured, way, topics.unique("p")), secrets)
+
+    assert applied.returncode == 0, applied.stderr
+
+
 def test_a_missing_secret_is_waited_for_and_named(secured, secrets, tmp_path):
     name = topics.unique("p")
     text = pipeline(secured, "SCRAM-SHA-512", name)
@@ -140,7 +155,8 @@ def test_a_missing_secret_is_waited_for_and_named(secured, secrets, tmp_path):
             lambda secrets, folder: (secrets / "kafka-ca" / "ca.crt").write_text(Authority(folder).file.read_text()),
             "certificate",
         ),
-        (lambda secrets, _: (secrets / "sam" / "username").unlink(), "key 'username' of Secret 'sam'"),
+        (lambda secrets, _: (secrets / "sam" / "username").write_text(""), "username and sasl.password must be set"),
+        (lambda secrets, _: (secrets / "sam" / "password").unlink(), "key 'password' of Secret 'sam'"),
         (lambda secrets, _: (secrets / "kafka-ca" / "ca.crt").write_text("no certificate"), "check tls"),
     ],
 )

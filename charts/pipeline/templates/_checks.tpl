@@ -80,4 +80,12 @@ spec.kafka.sasl: sasl without tls would send the password in the clear: add `tls
 {{- if and $spec.kafka.adminSecretRef (not $spec.kafka.sasl) }}
 spec.kafka.adminSecretRef: a login needs a mechanism: add sasl, or remove adminSecretRef
 {{- end }}
+{{- if dig "sasl" "users" "" $spec.kafka }}
+  {{- if not $spec.kafka.adminSecretRef }}
+spec.kafka.sasl.users: managed users are made by an administrator: add adminSecretRef, with a user that may do so
+  {{- end }}
+  {{- if not (or .Values.managedBy .Values.pipeline.create) }}
+spec.kafka.sasl.users: the operator makes managed users: set pipeline.create where it runs, or use a secretRef
+  {{- end }}
+{{- end }}
 {{- end -}}

@@ -21,11 +21,12 @@ changing those restarts no pod that need not be.
     {{- $_ := unset $stage "autoscaling" -}}
     {{- $_ := unset $stage "pod" -}}
   {{- end -}}
+  {{- $_ := unset ($spec.kafka.sasl | default dict) "rotateEvery" -}}
   {{- list .Release.Name .Release.Namespace $spec | toJson | sha256sum -}}
 {{- end -}}
 
 {{/*
-The Secrets that the login to Kafka needs, as a JSON list of names.
+The Secrets that every login to Kafka needs, as a JSON list of names. The managed user of a stage has one of its own beside them.
 */}}
 {{- define "forebay.kafkaSecrets" -}}
   {{- $kafka := .Values.spec.kafka -}}

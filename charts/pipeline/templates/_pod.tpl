@@ -71,6 +71,9 @@ The pod template of a stage. Takes root and entry.
 {{- $pod := $stage.pod | default dict -}}
 {{- $defaults := $values.podDefaults -}}
 {{- $secrets := include "forebay.kafkaSecrets" .root | fromJsonArray -}}
+{{- if dig "sasl" "users" "" $values.spec.kafka -}}
+  {{- $secrets = append $secrets (printf "%s-kafka-user" .entry.name) -}}
+{{- end -}}
 {{- if eq .entry.kind "sink" -}}
   {{- $secrets = append $secrets (dig "postgres" "secretRef" "name" "" $stage.destination) | uniq | compact -}}
 {{- end -}}

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from forebay.errors import Refused
 from forebay.kafka.admin import Admin
-from forebay.kafka.settings import admin_connection
+from forebay.kafka.settings import admin_connection, user_of
 from forebay.pipeline.load import load_file
 from forebay.pipeline.spec import Kafka, Pipeline
 from forebay.planning import topics
+from forebay.planning.credentials import users
 from forebay.planning.topics import Plan
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The Pipeline file.")]
@@ -29,11 +31,23 @@ Secrets = Annotated[
 ]
 
 
-def plan(file: File, bootstrap: Bootstrap = None, secrets: Secrets = None) -> None:
+Acls = Annotated[
+    bool,
+    typer.Option(
+        "--acls",
+        help="Print, as commands for an administrator of Kafka, the ACLs that the stages need. Asks no Kafka.",
+    ),
+]
+
+
+def plan(file: File, bootstrap: Bootstrap = None, secrets: Secrets = None, acls: Acls = False) -> None:
     """Print what `apply` would change in Kafka. Changes nothing.
 
     A line per step: + creates, ~ changes, ! is a problem that needs you. Exit code: 0, or 1 when there are problems.
     """
+    if acls:
+        print("\n".join(_acls(file, secrets)))
+        return
     _, pipeline, decided = _decide(file, bootstrap, secrets)
     for action in decided.actions:
         print(f"{action.sign} {action}")
@@ -82,6 +96,16 @@ def _decide(file: Path, bootstrap: str | None, secrets: Path | None) -> tuple[Ad
         print(f"note: {note}", file=sys.stderr)
     refused = tuple(refusal for action in decided.actions if (refusal := admin.check(action)) is not None)
     return admin, pipeline, Plan(decided.actions, (*decided.problems, *refused))
+
+
+def _acls(file: Path, secrets: Path | None) -> tuple[str, ...]:
+    pipeline = load_file(file)
+    sasl = pipeline.spec.kafka.sasl
+    if sasl is None:
+        raise Refused("spec.kafka has no sasl, so that ACLs have no user to name: add sasl")
+    if sasl.secret_ref is None:
+        return users.commands(pipeline)
+    return users.commands(pipeline, "USER" if secrets is None else user_of(secrets, sasl.secret_ref))
 
 
 def _stop_at(problems: Iterable[str]) -> None:

@@ -21,7 +21,6 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import (
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -32,12 +31,16 @@ from confluent_kafka.admin import (
     TopicDescription,
 )
 
-from forebay.errors import ForebayError, Refused, TryLater
+from forebay.errors import Forbidden, ForebayError, Refused, TryLater
+from forebay.kafka import clients
 from forebay.planning.topics import Action, AddPartitions, AlterConfig, CreateTopic, TopicState
 
 REQUEST_TIMEOUT_S = 10.0
 LEADERS_TIMEOUT_S = 30.0
 """A new topic answers in milliseconds; a cluster that elects leaders after a failure may take this long."""
+
+LOGIN_TIMEOUT_S = 15.0
+"""A new user reaches every broker within a second; a controller that is elected anew may take this long."""
 
 _POLL_S = 0.1
 _T = TypeVar("_T")
@@ -61,8 +64,22 @@ class Group:
     """The member that each partition (topic, number) is assigned to."""
 
 
+def log_in(connection: Mapping[str, Any], timeout_s: float = LOGIN_TIMEOUT_S) -> None:
+    """Wait until Kafka accepts the login of these properties; Forbidden when it still does not at the end."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            Admin(connection).cluster_id()
+        except Forbidden:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
+
+
 class Admin:
-    """A connection for administration, made from librdkafka properties (`settings.connection`)."""
+    """A connection for administration, made from librdkafka properties (`settings.admin_connection`, say)."""
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
         self._servers = str(connection["bootstrap.servers"])
@@ -71,7 +88,7 @@ class Admin:
         self._properties: dict[str, Any] = {**connection, "log_level": 0, "error_cb": self._remember}
         self._observers: dict[str, Consumer] = {}
         try:
-            self._client = AdminClient(self._properties)
+            self.client = clients.admin(self._properties)
         except KafkaException as exception:
             raise Refused(
                 f"the settings for Kafka at {self._servers} are wrong: {exception.args[0].str()}: "
@@ -80,22 +97,27 @@ class Admin:
 
     def brokers(self) -> int:
         """How many brokers the cluster has."""
-        cluster = self._client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
-        return len(self._result(cluster, "describe the cluster").nodes)
+        cluster = self.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
+        return len(self.answer(cluster, "describe the cluster").nodes)
 
     def cluster_id(self) -> str:
         """Kafka's own name for the cluster: the same whatever address it was reached at."""
-        cluster = self._client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
-        return str(self._result(cluster, "describe the cluster").cluster_id)
+        cluster = self.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
+        return str(self.answer(cluster, "describe the cluster").cluster_id)
+
+    def describe(self, names: Iterable[str]) -> dict[str, TopicState | None]:
+        """Like `observe` without configuration, which the user of a stage may not read."""
+        described = self._describe(names)
+        return {name: None if found is None else _state(found, {}) for name, found in described.items()}
 
     def observe(self, names: Iterable[str]) -> dict[str, TopicState | None]:
         """The topics by name, with every configuration value in force; None where there is no such topic."""
         described = self._describe(names)
         found = [name for name, description in described.items() if description is not None]
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
-        configs = self._client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S) if found else {}
+        configs = self.client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S) if found else {}
         in_force = {
-            resource.name: self._result(future, f"read the configuration of topic {resource.name}")
+            resource.name: self.answer(future, f"read the configuration of topic {resource.name}")
             for resource, future in configs.items()
         }
         return {
@@ -166,12 +188,12 @@ class Admin:
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",  # waits for offsets that an open transaction would change
             }
-            self._observers[group] = Consumer(properties)
+            self._observers[group] = clients.consumer(properties)
         return self._observers[group]
 
     def group_state(self, group: str) -> GroupState:
         """The group's state and how many members it has."""
-        futures = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
         try:
             answer = futures[group].result(timeout=REQUEST_TIMEOUT_S)
         except KafkaException as exception:
@@ -185,7 +207,7 @@ class Admin:
         asked = list(names)
         if not asked:
             return {}
-        futures = self._client.describe_consumer_groups(asked, request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.describe_consumer_groups(asked, request_timeout=REQUEST_TIMEOUT_S)
         return {name: _group_of(future) for name, future in futures.items()}
 
     def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
@@ -202,36 +224,36 @@ class Admin:
         asked = {TopicPartition(topic, number): spec for topic, number in partitions}
         if not asked:
             return {}
-        futures = self._client.list_offsets(
+        futures = self.client.list_offsets(
             asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
         )
         return {(p.topic, p.partition): _offset_of(future) for p, future in futures.items()}
 
     def delete_topics(self, names: Sequence[str]) -> None:
         """Deletes topics with all of their records; those that do not exist are skipped."""
-        for name, future in self._client.delete_topics(list(names), request_timeout=REQUEST_TIMEOUT_S).items():
-            self._result(future, f"delete topic {name}", done=KafkaError.UNKNOWN_TOPIC_OR_PART)
+        for name, future in self.client.delete_topics(list(names), request_timeout=REQUEST_TIMEOUT_S).items():
+            self.answer(future, f"delete topic {name}", done=KafkaError.UNKNOWN_TOPIC_OR_PART)
 
     def _describe(self, names: Iterable[str]) -> dict[str, TopicDescription | None]:
-        futures = self._client.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_S)
         missing = KafkaError.UNKNOWN_TOPIC_OR_PART
-        return {name: self._result(future, f"describe topic {name}", done=missing) for name, future in futures.items()}
+        return {name: self.answer(future, f"describe topic {name}", done=missing) for name, future in futures.items()}
 
     def _request(self, action: Action, *, validate_only: bool) -> None:
         bounds = {"request_timeout": REQUEST_TIMEOUT_S, "validate_only": validate_only}
         match action:
             case CreateTopic():
                 topic = NewTopic(action.name, action.partitions, action.replication_factor, config=dict(action.config))
-                futures = self._client.create_topics([topic], **bounds)
-                self._result(futures[action.name], f"create topic {action.name}", done=KafkaError.TOPIC_ALREADY_EXISTS)
+                futures = self.client.create_topics([topic], **bounds)
+                self.answer(futures[action.name], f"create topic {action.name}", done=KafkaError.TOPIC_ALREADY_EXISTS)
             case AddPartitions():
-                futures = self._client.create_partitions([NewPartitions(action.name, action.wanted)], **bounds)
+                futures = self.client.create_partitions([NewPartitions(action.name, action.wanted)], **bounds)
                 # also the answer when the topic has grown already; waiting for its leaders tells the difference
-                self._result(futures[action.name], f"grow topic {action.name}", done=KafkaError.INVALID_PARTITIONS)
+                self.answer(futures[action.name], f"grow topic {action.name}", done=KafkaError.INVALID_PARTITIONS)
             case AlterConfig():
-                changed = self._client.incremental_alter_configs([_settings(action)], **bounds)
+                changed = self.client.incremental_alter_configs([_settings(action)], **bounds)
                 for future in changed.values():
-                    self._result(future, f"change the configuration of topic {action.name}")
+                    self.answer(future, f"change the configuration of topic {action.name}")
 
     def _wait_for_leaders(self, name: str, partitions: int) -> None:
         """Creation is asynchronous: until every partition has a leader, clients see errors."""
@@ -256,24 +278,27 @@ class Admin:
         except TryLater:
             # after a broker was restarted the client goes on asking with the leaders and epochs that it knew
             with contextlib.suppress(KafkaException):
-                self._client.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+                self.client.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
             return self._ask_for_offsets(topic, asked)
 
     def _ask_for_offsets(self, topic: str, asked: dict[TopicPartition, OffsetSpec]) -> dict[int, int]:
-        futures = self._client.list_offsets(
+        futures = self.client.list_offsets(
             asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
         )
-        return {p.partition: self._result(future, f"read offsets of {topic}").offset for p, future in futures.items()}
+        return {p.partition: self.answer(future, f"read offsets of {topic}").offset for p, future in futures.items()}
 
-    def _result(self, future: "Future[_T]", doing: str, *, done: int | None = None) -> Any:
-        """The answer; None when Kafka answers with the error code `done`, which means that nothing is left to do."""
+    def answer(self, future: "Future[_T]", doing: str, *, done: int | None = None) -> Any:
+        """What comes of a request of `client`, or an error that says what was being done.
+
+        None when Kafka answers with the error code `done`, which means that nothing is left to do.
+        """
         self._complaint = None
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while True:
             try:
                 return future.result(timeout=_POLL_S)
             except TimeoutError:
-                self._client.poll(0)  # serves `_remember`
+                self.client.poll(0)  # serves `_remember`
                 if self._complaint is not None and _is_login(self._complaint):
                     raise self._error(self._complaint, doing) from None  # it would be repeated until the time is up
                 if time.monotonic() > deadline:
@@ -281,7 +306,7 @@ class Admin:
             except KafkaException as exception:
                 if _code(exception) == done:
                     return None
-                self._client.poll(0)
+                self.client.poll(0)
                 raise self._error(exception.args[0], doing) from exception
 
     def _remember(self, error: KafkaError) -> None:
@@ -294,9 +319,11 @@ class Admin:
         if error.code() in _UNREACHABLE:
             return self._unreachable()
         if _is_login(error):
-            return Refused(f"Kafka at {self._servers} refuses the login: {reason}: check mechanism, user and password")
+            return Forbidden(
+                f"Kafka at {self._servers} refuses the login: {reason}: check mechanism, user and password"
+            )
         if error.code() in _FORBIDDEN:
-            return Refused(f"the user may not {doing}: {reason}: let an administrator of Kafka add the ACL")
+            return Forbidden(f"the user may not {doing}: {reason}: let an administrator of Kafka add the ACL")
         if error.retriable() or error.code() in _COORDINATOR_MOVES | _LEADER_MOVED or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
             return TryLater(f"cannot {doing}: {reason}: check that it exists, and try again")
         return Refused(f"cannot {doing}: {reason}")
@@ -334,6 +361,7 @@ _FORBIDDEN = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
@@ -345,6 +373,10 @@ def _cause(complaint: KafkaError) -> str:
 
 
 def _is_login(error: KafkaError) -> bool:
+    if (
+        "change principals" in error.str()
+    ):  # Kafka's word when a connection is to go on as another user: a new one is made
+        return False
     return error.code() in {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}  # noqa: SLF001
 
 

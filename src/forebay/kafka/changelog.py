@@ -10,9 +10,10 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from forebay.errors import TryLater
+from forebay.kafka import clients
 from forebay.kafka.settings import Properties
 from forebay.messages import headers
 
@@ -44,7 +45,7 @@ class ChangelogReader:
     """Reads partitions that it is told to, side by side. Raises TryLater when the brokers do not answer."""
 
     def __init__(self, properties: Properties) -> None:
-        self._consumer = Consumer(properties)
+        self._consumer = clients.consumer(properties)
         self._heard = time.monotonic()
         self._reading: set[tuple[str, int]] = set()
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
 from forebay.errors import TryLater
+from forebay.kafka import clients
 from forebay.kafka.errors import ClientErrors
 from forebay.kafka.settings import Properties
 from forebay.messages import headers
@@ -29,7 +30,7 @@ class DeadLetterProducer:
     def __init__(self, properties: Properties, *, topic: str, stage: str) -> None:
         self._topic, self._stage = topic, stage
         self._patience_s = properties["message.timeout.ms"] / 1000 + _RESERVE_S
-        self._producer = Producer({**properties, "error_cb": ClientErrors()})
+        self._producer = clients.producer({**properties, "error_cb": ClientErrors()})
 
     def send(self, letters: Iterable[Letter]) -> None:
         """Write letters and wait until they are acknowledged; TryLater when they are not.

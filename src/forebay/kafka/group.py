@@ -23,6 +23,7 @@ from confluent_kafka import (
 )
 
 from forebay.errors import Fatal, Refused, TryLater
+from forebay.kafka import clients
 from forebay.kafka.errors import ClientErrors
 from forebay.kafka.settings import Properties
 from forebay.pipeline.spec import StartFrom
@@ -84,7 +85,7 @@ class GroupReader:
         self._failure: BaseException | None = None
         self._rebalanced = False
         self._properties = properties
-        self._consumer = Consumer({**properties, "error_cb": ClientErrors()})
+        self._consumer = clients.consumer({**properties, "error_cb": ClientErrors()})
         self._consumer.subscribe(
             [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._assignment_lost
         )
@@ -141,7 +142,7 @@ class GroupReader:
         has declared that one dead, the member's client finds no way back to it before they are read, and nobody reads here.
         """
         end = time.monotonic() + COMMITTED_TIMEOUT_S
-        asking = Consumer(self._properties)
+        asking = clients.consumer(self._properties)
         try:
             while True:
                 try:

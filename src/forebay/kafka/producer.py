@@ -7,6 +7,7 @@ producer is thrown away; librdkafka's warning that a time-out leaves it out of s
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -15,6 +16,8 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from forebay.errors import ForebayError
+from forebay.kafka import clients
+from forebay.kafka.clients import Login
 from forebay.kafka.errors import ClientErrors, Fenced, TransactionAborted, Uncertain, classify, raised
 from forebay.kafka.settings import Properties
 from forebay.messages.headers import Headers
@@ -24,6 +27,8 @@ log = structlog.get_logger()
 _PATIENCE_S = 5.0
 _FLUSH_S = 0.1
 _RESERVE_S = 1.0
+_FORBIDDEN_S = 2.0
+"""Somebody has to add the ACL: that takes longer."""
 
 Message = dict[str, Any]
 """One record for `produce_batch`: `value`, `key` and optionally `partition`."""
@@ -49,6 +54,10 @@ class TransactionalProducer:
         self._longest_s = properties["transaction.timeout.ms"] / 1000
         self._producer: Producer | None = None
         self._reused: list[Message] = []
+        self._login: Login | None = properties.get(clients.LOGIN)
+        self._logged_in = 0
+        """How often the login had changed when the client was made."""
+        self._go_on: Callable[[], bool] = lambda: True
         self.open = False
         """A transaction has begun and neither committed nor aborted."""
 
@@ -60,16 +69,22 @@ class TransactionalProducer:
     def initialize(self, go_on: Callable[[], bool]) -> bool:
         """Fence every earlier producer of this id and end what it left open.
 
-        Waits for the brokers while `go_on`, which is asked every few seconds; False when it gave up.
+        Waits for the brokers, and for the right to use the id, while `go_on`, which is asked every few seconds; False when
+        it gave up.
         """
-        self._producer = self._producer or Producer(self._properties)
-        said = False
+        said, self._go_on = False, go_on
         while go_on():
+            if self._producer is None and self._login is not None:
+                self._logged_in = self._login.changes
+            self._producer = self._producer or clients.producer(self._properties)
             try:
                 self._producer.init_transactions(_PATIENCE_S)
             except KafkaException as exception:
                 error = raised(exception)
-                if not error.retriable():
+                if error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+                    self._producer = None  # this client never asks again
+                    time.sleep(_FORBIDDEN_S)
+                elif not error.retriable():
                     raise classify(error) from exception
                 if not said:
                     log.warning("waiting for the transaction coordinator", error=error.str())
@@ -87,7 +102,13 @@ class TransactionalProducer:
         return self.initialize(go_on)
 
     def begin(self) -> None:
-        """Begin a transaction."""
+        """Begin a transaction, with a new client when the login has changed.
+
+        A connection that authenticates anew as another user is closed by Kafka. In the middle of a transaction that can leave the
+        offsets' call without an answer until its time is up (librdkafka's issues 5456 and 5511).
+        """
+        if self._login is not None and self._logged_in != self._login.changes:
+            self.replace(self._go_on)
         self._call(self._client.begin_transaction)
         self.open = True
 

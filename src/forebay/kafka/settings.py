@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from forebay.errors import MissingSecret
-from forebay.pipeline.spec import Delivery, Kafka, SecretRef
+from forebay.pipeline import names
+from forebay.pipeline.spec import Delivery, Kafka, Pipeline, SecretRef, Stage
+from forebay.planning.credentials import formats
 
 Properties = dict[str, Any]
 
@@ -57,27 +59,49 @@ def read_secret(secrets: Secrets, ref: SecretRef, key: str) -> str:
         raise MissingSecret(f"key {key!r} of Secret {ref.name!r} cannot be read: {path}: {reason}") from error
 
 
-def connection(kafka: Kafka, secrets: Secrets) -> Properties:
+def keys_of(secrets: Secrets, ref: SecretRef) -> frozenset[str]:
+    """The keys that a Secret has; none where it cannot be read, which `read_secret` then tells."""
+    if isinstance(secrets, Mapping):
+        return frozenset(secrets.get(ref.name, ()))
+    try:
+        return frozenset(path.name for path in (secrets / ref.name).iterdir()) if secrets is not None else frozenset()
+    except OSError:
+        return frozenset()
+
+
+def stage_connection(pipeline: Pipeline, stage: Stage, secrets: Secrets) -> Properties:
     """librdkafka properties that reach the brokers and log in as the stage's user."""
-    properties: Properties = {**_CLIENT, "bootstrap.servers": kafka.bootstrap_servers}
-    properties["security.protocol"] = _protocol(kafka)
-    if kafka.tls and kafka.tls.ca_secret_ref:
-        properties["ssl.ca.pem"] = read_secret(secrets, kafka.tls.ca_secret_ref, "ca.crt")
-    if kafka.tls and kafka.tls.client_certificate_secret_ref:
-        ref = kafka.tls.client_certificate_secret_ref
-        properties["ssl.certificate.pem"] = read_secret(secrets, ref, "tls.crt")
-        properties["ssl.key.pem"] = read_secret(secrets, ref, "tls.key")
-    if kafka.sasl:
-        properties["sasl.mechanism"] = kafka.sasl.mechanism.value
-        properties |= _login(secrets, kafka.sasl.secret_ref)
-    return properties
+    return connection(pipeline.spec.kafka, secrets, login=stage_login(pipeline, stage))
+
+
+def stage_login(pipeline: Pipeline, stage: Stage) -> SecretRef | None:
+    """The Secret that a stage logs in with; None where it needs no login."""
+    sasl = pipeline.spec.kafka.sasl
+    if sasl is None:
+        return None
+    return sasl.secret_ref or SecretRef(name=names.login_secret(pipeline, stage))
 
 
 def admin_connection(kafka: Kafka, secrets: Secrets) -> Properties:
-    """Like `connection`, logged in as the administrator where one is named."""
-    properties = connection(kafka, secrets)
-    if kafka.sasl and kafka.admin_secret_ref:
-        properties |= _login(secrets, kafka.admin_secret_ref)
+    """Properties that reach the brokers and log in as the administrator, where one is named."""
+    login = kafka.admin_secret_ref or (kafka.sasl.secret_ref if kafka.sasl else None)
+    return connection(kafka, secrets, login=login)
+
+
+def connection(kafka: Kafka, secrets: Secrets, *, login: SecretRef | None) -> Properties:
+    """Properties that reach the brokers and log in with a Secret."""
+    properties: Properties = {**_CLIENT, "bootstrap.servers": kafka.bootstrap_servers}
+    properties["security.protocol"] = _protocol(kafka)
+    if kafka.tls and kafka.tls.ca_secret_ref:
+        properties["ssl.ca.pem"] = read_secret(secrets, kafka.tls.ca_secret_ref, formats.AUTHORITY)
+    if kafka.tls and kafka.tls.client_certificate_secret_ref:
+        ref = kafka.tls.client_certificate_secret_ref
+        keys = formats.certificate_keys(keys_of(secrets, ref))
+        properties["ssl.certificate.pem"] = read_secret(secrets, ref, keys.certificate)
+        properties["ssl.key.pem"] = read_secret(secrets, ref, keys.private_key)
+    if kafka.sasl and login is not None:
+        properties["sasl.mechanism"] = kafka.sasl.mechanism.value
+        properties |= _login(secrets, login)
     return properties
 
 
@@ -87,10 +111,16 @@ def _protocol(kafka: Kafka) -> str:
     return "SSL" if kafka.tls is not None else "PLAINTEXT"
 
 
+def user_of(secrets: Secrets, ref: SecretRef) -> str:
+    """The user of a login; without a key for it, it is called like the Secret."""
+    has_name = formats.USERNAME in keys_of(secrets, ref)
+    return read_secret(secrets, ref, formats.USERNAME) if has_name else ref.name
+
+
 def _login(secrets: Secrets, ref: SecretRef) -> Properties:
     return {
-        "sasl.username": read_secret(secrets, ref, "username"),
-        "sasl.password": read_secret(secrets, ref, "password"),
+        "sasl.username": user_of(secrets, ref),
+        "sasl.password": read_secret(secrets, ref, formats.PASSWORD),
     }
 
 
@@ -167,11 +197,14 @@ def group_consumer(
     }
 
 
-def assigned_consumer(connection: Properties) -> Properties:
-    """Properties of a reader that chooses its partitions itself: changelogs, positions, checks. It commits nothing."""
+def assigned_consumer(connection: Properties, *, group_id: str = "forebay-unused") -> Properties:
+    """Properties of a reader that chooses its partitions itself: changelogs, positions, checks. It commits nothing.
+
+    It joins no group, but looks for the coordinator of one as long as it lives: better of one that the user may read.
+    """
     return {
         **connection,
-        "group.id": "forebay-unused",
+        "group.id": group_id,
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "isolation.level": "read_committed",

@@ -14,7 +14,27 @@ def group_id(pipeline: Pipeline, stage: ConsumingStage) -> str:
 
 def transactional_id(pipeline: Pipeline, stage: Stage, ordinal: int) -> str:
     """Stable per replica: a successor fences and unblocks its predecessor at once, whatever became of it."""
-    return f"{pipeline.metadata.namespace}.{pipeline.metadata.name}.{stage.name}.{ordinal}"
+    return f"{transactional_ids(pipeline, stage)}{ordinal}"
+
+
+def transactional_ids(pipeline: Pipeline, stage: Stage) -> str:
+    """What the transactional ids of all replicas of a stage begin with, and nobody else's."""
+    return f"{users(pipeline)}{stage.name}."
+
+
+def users(pipeline: Pipeline) -> str:
+    """What the names of all managed users of a Pipeline begin with, and nobody else's."""
+    return f"{pipeline.metadata.namespace}.{pipeline.metadata.name}."
+
+
+def user(pipeline: Pipeline, stage: Stage, generation: int) -> str:
+    """The managed user of a stage. Two take turns, so that the next is ready before the last one goes."""
+    return f"{users(pipeline)}{stage.name}.{'ba'[generation % 2]}"
+
+
+def login_secret(pipeline: Pipeline, stage: Stage) -> str:
+    """The Secret with the managed user of a stage."""
+    return f"{workload(pipeline, stage)}-kafka-user"
 
 
 def dead_letter_topic(stage: ConsumingStage) -> str:
@@ -54,6 +74,12 @@ RELEASE_ANNOTATION = f"{GROUP}/release"
 """On a Pipeline that is being deleted, "true": let it go, and leave in Kafka what is there."""
 ADOPT_ANNOTATION = f"{GROUP}/adopt"
 """On a Pipeline, "true": topics that existed before it and differ may be changed."""
+ROTATE_ANNOTATION = f"{GROUP}/rotate"
+"""On a Pipeline: managed users are replaced once for every new value, whatever it is."""
+ISSUED_AT_ANNOTATION = f"{GROUP}/issued-at"
+"""On the Secret of a managed user: when it was written, in epoch seconds."""
+ROTATED_FOR_ANNOTATION = f"{GROUP}/rotated-for"
+"""On the Secret of a managed user: what the Pipeline's `ROTATE_ANNOTATION` was then."""
 
 
 def workload(pipeline: Pipeline, stage: Stage) -> str:

@@ -23,6 +23,7 @@ from forebay.pipeline.spec import (
     PipelineSpec,
     Processor,
     Producer,
+    SaslMechanism,
     Sink,
     Topic,
     Transform,
@@ -440,6 +441,26 @@ def sasl_runs_inside_tls(pipeline: Pipeline) -> Iterator[Problem]:
         )
 
 
+def users_can_be_managed(pipeline: Pipeline) -> Iterator[Problem]:
+    """Kafka itself keeps SCRAM users alone, and somebody with the rights has to change them."""
+    kafka = pipeline.spec.kafka
+    sasl = kafka.sasl
+    if sasl is None:
+        return
+    at: Path = ("spec", "kafka", "sasl")
+    if sasl.users is None and sasl.rotate_every != "Never":
+        yield Problem(
+            (*at, "rotateEvery"),
+            "a user of a Secret is changed by whoever writes the Secret: remove rotateEvery, or use users: Managed",
+        )
+    if sasl.users is not None and sasl.mechanism is SaslMechanism.PLAIN:
+        yield Problem((*at, "mechanism"), "Kafka has no way to make users for PLAIN: use SCRAM-SHA-512")
+    if sasl.users is not None and kafka.admin_secret_ref is None:
+        yield Problem(
+            (*at, "users"), "managed users are made by an administrator: add adminSecretRef, with a user that may do so"
+        )
+
+
 def kafka_properties_are_allowed(pipeline: Pipeline) -> Iterator[Problem]:
     """librdkafka properties come from the allow-list of the stage's kind and lie in their bounds."""
     for path, stage in _stages(pipeline.spec):
@@ -490,6 +511,7 @@ RULES: tuple[Rule, ...] = (
     pods_use_their_volumes,
     delivery_outlasts_linger,
     sasl_runs_inside_tls,
+    users_can_be_managed,
     kafka_properties_are_allowed,
 )
 """From the simplest to the most particular; the order decides only which of two problems of a line comes first."""

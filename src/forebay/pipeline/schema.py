@@ -125,6 +125,20 @@ CEL: dict[type[BaseModel], tuple[Cel, ...]] = {
     spec.Kafka: (
         ("!has(self.sasl) || has(self.tls)", "sasl without tls would send the password in the clear: add tls: {}"),
         ("!has(self.adminSecretRef) || has(self.sasl)", "adminSecretRef needs a mechanism: add sasl"),
+        (
+            "!has(self.sasl) || !has(self.sasl.users) || has(self.adminSecretRef)",
+            "managed users are made by an administrator: add adminSecretRef, with a user that may do so",
+        ),
+    ),
+    spec.Sasl: (
+        (
+            "!has(self.users) || self.mechanism != 'PLAIN'",
+            "Kafka has no way to make users for PLAIN: set mechanism to SCRAM-SHA-512",
+        ),
+        (
+            "has(self.users) || self.rotateEvery == 'Never'",
+            ("a user of a Secret is changed by whoever writes the Secret: remove rotateEvery, or use users: Managed"),
+        ),
     ),
     spec.Topic: (
         (

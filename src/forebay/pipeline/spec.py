@@ -58,6 +58,7 @@ ENTRYPOINT = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 IMAGE = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
+ROTATION = r"^(Never|[1-9][0-9]{0,3}[dh])$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?([eE][0-9]+|m|[kKMGTPE]i?)?$"
 
 IN_WORDS = {
@@ -70,6 +71,7 @@ IN_WORDS = {
     IDENTIFIER: "a letter or '_', then letters, digits and '_', 63 at most",
     IMAGE: "an image's name, e.g. registry.example.com/team/app:1.2",
     QUANTITY: 'a quantity as Kubernetes writes it, e.g. "500m", "1", "512Mi"',
+    ROTATION: "Never, or a number of days or hours, e.g. 30d or 12h",
     FILE_NAME: "a file's name without folders: letters, digits, '.', '_' and '-'",
 }
 """What a text that has to match a pattern consists of, for people."""
@@ -106,7 +108,7 @@ class TLS(Model):
     ca_secret_ref: SecretRef | None = None
     """Secret with key `ca.crt`; without it the system's certificate authorities are trusted."""
     client_certificate_secret_ref: SecretRef | None = None
-    """Secret with keys `tls.crt` and `tls.key` for mutual TLS."""
+    """Secret with keys `tls.crt` and `tls.key`, or `user.crt` and `user.key`, for mutual TLS."""
 
 
 class SaslMechanism(StrEnum):
@@ -117,12 +119,22 @@ class SaslMechanism(StrEnum):
     SCRAM_SHA_512 = "SCRAM-SHA-512"
 
 
-class Sasl(Model):
+class Users(StrEnum):
+    """Who makes the users that stages log in as: Managed is the operator, one for each stage."""
+
+    MANAGED = "Managed"
+
+
+class Sasl(OneOf):
     """SASL login, always inside TLS."""
 
     mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
-    secret_ref: SecretRef
-    """Secret with keys `username` and `password`."""
+    rotate_every: Annotated[str, StringConstraints(pattern=ROTATION, min_length=2, max_length=6)] = "Never"
+    """How long a managed user is used, e.g. 30d or 12h; then the next takes its place while the stage runs on."""
+    users: Users | None = None
+    """Managed: a SCRAM user for each stage, which may do what the stage does and nothing else."""
+    secret_ref: SecretRef | None = None
+    """Secret with key `password`, and `username` where the user is not called like the Secret."""
 
 
 class Kafka(Model):
@@ -133,7 +145,7 @@ class Kafka(Model):
     tls: TLS | None = None
     sasl: Sasl | None = None
     admin_secret_ref: SecretRef | None = None
-    """Secret with keys `username` and `password` for topic administration; default: the login of `sasl`."""
+    """Secret with the administrator's login, keys as in `sasl`; default: that of `sasl`. Managed users are made with it."""
 
 
 class FieldType(StrEnum):

@@ -46,11 +46,49 @@ class StageMetrics:
         self.restoring_partitions = gauge("forebay_restoring_partitions", "Partitions whose state is being restored")
         self.restore_remaining = gauge("forebay_restore_remaining_offsets", "Changelog offsets still to be read")
         self.completed = gauge("forebay_source_completed", "1 when a bounded source has sent everything")
+        self._generation = Gauge(
+            "forebay_credential_generation",
+            "Generation of the managed user that this replica logs in as",
+            (*names, "secret"),
+            registry=registry,
+        )
+        self._login_since = Gauge(
+            "forebay_credential_since_timestamp_seconds",
+            "Since when this replica logs in with what the Secret holds",
+            (*names, "secret"),
+            registry=registry,
+        )
+        self._certificate_expiry = Gauge(
+            "forebay_certificate_expiry_timestamp_seconds",
+            "When the certificate in use expires, of a bundle the last one",
+            (*names, "secret", "key"),
+            registry=registry,
+        )
+        self._rotations = Counter(
+            "forebay_credential_rotations",
+            "New credentials taken into use, in place or with new clients",
+            (*names, "way"),
+            registry=registry,
+        )
         self._labels = labels
 
     def dead_letters(self, reason: str, count: int = 1) -> None:
         """Count dead letters of one reason (a short constant word)."""
         self._dead_letters.labels(*self._labels, reason).inc(count)
+
+    def login(self, secret: str, generation: int | None, since_s: float) -> None:
+        """The login in use: its Secret, its generation where it has one, and since when in epoch seconds."""
+        self._login_since.labels(*self._labels, secret).set(since_s)
+        if generation is not None:
+            self._generation.labels(*self._labels, secret).set(generation)
+
+    def certificate(self, secret: str, key: str, expiry_s: float) -> None:
+        """When a certificate in use expires, in epoch seconds."""
+        self._certificate_expiry.labels(*self._labels, secret, key).set(expiry_s)
+
+    def rotated(self, way: str) -> None:
+        """Count new credentials: `in-place`, or `new-clients`."""
+        self._rotations.labels(*self._labels, way).inc()
 
     def error(self, error: BaseException) -> None:
         """Count an error by its class."""

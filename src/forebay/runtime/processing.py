@@ -90,7 +90,8 @@ class ProcessingLoop:
         self._dead_letter_topic = names.dead_letter_topic(replica.stage)
         self._owned: dict[int, PartitionStage] = {}
         self._origins: dict[str, Origin] = {}
-        self._restorer = Restorer(replica.connection, replica.metrics)
+        group_id = names.group_id(replica.pipeline, replica.stage)
+        self._restorer = Restorer(replica.connection, replica.metrics, group_id=group_id)
         self._lineage = Lineage("", {})
         self._metadata = ""
         self._commits: dict[int, Commit | None] = {}

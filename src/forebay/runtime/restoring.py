@@ -36,10 +36,10 @@ class _Restore:
 class Restorer:
     """Restores any number of partitions side by side with one consumer."""
 
-    def __init__(self, connection: kafka_settings.Properties, metrics: StageMetrics) -> None:
+    def __init__(self, connection: kafka_settings.Properties, metrics: StageMetrics, *, group_id: str) -> None:
         self._admin = Admin(connection)
-        self._connection = connection
-        self._reader = ChangelogReader(kafka_settings.assigned_consumer(connection))
+        self._properties = kafka_settings.assigned_consumer(connection, group_id=group_id)
+        self._reader = ChangelogReader(self._properties)
         self._metrics = metrics
         self._restores: dict[int, _Restore] = {}
 
@@ -99,7 +99,7 @@ class Restorer:
         """Another client: one that was told that a partition has no leader does not ask again by itself."""
         self._restores.clear()
         self._reader.close()
-        self._reader = ChangelogReader(kafka_settings.assigned_consumer(self._connection))
+        self._reader = ChangelogReader(self._properties)
 
     def _begin(self, topic: str, partition: int, store: Store, origin: Origin, state: TopicState | None) -> int:
         low, end = self._reader.bounds(topic, partition)

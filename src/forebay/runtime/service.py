@@ -4,6 +4,7 @@ Exit status: 0 done or asked to stop, 1 failed and worth a restart, 70 stuck, 78
 of `forebay run` does not restart that; Kubernetes backs off).
 """
 
+import gc
 import os
 import signal
 import sys
@@ -17,13 +18,14 @@ from typing import Generic, TypeVar
 import structlog
 from prometheus_client import REGISTRY, write_to_textfile
 
-from forebay.errors import ForebayError, InvalidPipeline, MissingSecret, Refused, TryLater
+from forebay.errors import Forbidden, ForebayError, InvalidPipeline, MissingSecret, Refused, TryLater
 from forebay.kafka import settings as kafka_settings
 from forebay.pipeline import load
 from forebay.pipeline.names import replica
 from forebay.pipeline.spec import Kafka, Pipeline, Stage
 from forebay.runtime import health as probes
 from forebay.runtime import logs
+from forebay.runtime.credentials import Credentials
 from forebay.runtime.health import Health
 from forebay.runtime.metrics import StageMetrics
 from forebay.runtime.settings import ReplicaSettings, from_environment
@@ -37,14 +39,33 @@ StageT = TypeVar("StageT", bound=Stage)
 
 
 class Stopping:
-    """Whether the process was asked to stop; the signal handler only sets it, loops look at it between batches."""
+    """Whether the loop was asked to stop; the signal handler only sets it, loops look at it between batches."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._is_interrupted = False
+        self.is_final = False
+        """The process is to end, too."""
 
     def request(self) -> None:
-        """Ask the loop to finish its batch, commit and leave."""
+        """Ask the loop to finish its batch, commit and leave, and the process to end."""
+        self.is_final = True
         self._event.set()
+
+    def interrupt(self) -> None:
+        """Ask the loop to finish its batch, commit and leave; it is begun again then."""
+        self._is_interrupted = True
+        self._event.set()
+
+    def resume(self) -> bool:
+        """Whether the loop was only interrupted: then it may go on."""
+        if not self._is_interrupted or self.is_final:
+            return False
+        self._is_interrupted = False
+        self._event.clear()
+        if self.is_final:  # since the question above
+            self._event.set()
+        return True
 
     def __bool__(self) -> bool:
         return self._event.is_set()
@@ -102,23 +123,26 @@ def run(kind: type[StageT], body: Callable[[Replica[StageT]], None]) -> int:
     health.watch()
     log.info("started", pipeline=pipeline.metadata.name, http_port=port, pid=os.getpid())
     metrics = StageMetrics(pipeline.metadata.name, stage.name, kind.__name__.lower())
+    credentials = Credentials(pipeline, stage, settings.secrets, metrics)
     try:
-        connection = _wait_for(
-            lambda: kafka_settings.connection(pipeline.spec.kafka, settings.secrets), stopping, health
-        )
-        if connection is not None:
-            body(
-                Replica(
-                    settings=settings,
-                    pipeline=pipeline,
-                    stage=stage,
-                    ordinal=settings.replica_ordinal,
-                    connection=connection,
-                    metrics=metrics,
-                    health=health,
-                    stopping=stopping,
-                )
+        while (connection := _wait_for(credentials.connection, stopping, health)) is not None:
+            replica = Replica(
+                settings=settings,
+                pipeline=pipeline,
+                stage=stage,
+                ordinal=settings.replica_ordinal,
+                connection=connection,
+                metrics=metrics,
+                health=health,
+                stopping=stopping,
             )
+            with credentials.watched(stopping.interrupt):
+                body(replica)
+            if not stopping.resume():
+                break
+            gc.unfreeze()  # what the loop froze is not needed any more
+            gc.collect()
+            health.not_ready("new credentials need new clients")
     except Refused as error:
         metrics.error(error)
         log.error("refused", reason=str(error))  # noqa: TRY400
@@ -139,7 +163,7 @@ def run(kind: type[StageT], body: Callable[[Replica[StageT]], None]) -> int:
 
 
 def wait_until(check: Callable[[], str | None], replica: Replica[StageT]) -> bool:
-    """Wait, not ready, until `check` returns None; it returns or raises (MissingSecret, TryLater) what is missing.
+    """Wait, not ready, until `check` returns None; it returns or raises (MissingSecret, TryLater, Forbidden) what is missing.
 
     Logs each reason once. False when the process was asked to stop meanwhile.
     """
@@ -162,7 +186,7 @@ def _wait_for(attempt: Callable[[], ResultT], stopping: Stopping, health: Health
         health.beat()
         try:
             return attempt()
-        except (MissingSecret, TryLater) as error:
+        except (MissingSecret, TryLater, Forbidden) as error:
             reason = str(error)
             if reason not in said:
                 said.add(reason)
@@ -189,7 +213,7 @@ def _stage(settings: ReplicaSettings, kind: type[StageT]) -> tuple[Pipeline, Sta
 
 def _listen_for_signals(stopping: Stopping) -> None:
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stopping:
+        if stopping.is_final:
             sys.exit(128 + number)
         stopping.request()
 

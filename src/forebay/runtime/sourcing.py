@@ -144,7 +144,7 @@ def run(replica: Replica[Producer], source: Source) -> None:
     """
     positions = names.positions_topic(replica.pipeline, replica.stage)
     admin = Admin(replica.connection)
-    if not service.wait_until(lambda: missing(admin.observe((replica.stage.to, positions))), replica):
+    if not service.wait_until(lambda: missing(admin.describe((replica.stage.to, positions))), replica):
         return
     properties = settings.transactional_producer(
         replica.connection,

@@ -157,12 +157,12 @@ class StoringLoop(Generic[RowT]):
 
     def _missing(self) -> None:
         """Raises what has to exist before this replica can join the group."""
-        found = present(self._admin.observe((self._stage.from_, names.dead_letter_topic(self._stage))))
+        found = present(self._admin.describe((self._stage.from_, names.dead_letter_topic(self._stage))))
         self._destination.prepare(str(found[self._stage.from_].topic_id))
 
     def _topic_id(self) -> str:
         """Of the input as it is now: positions of a deleted topic mean nothing for its successor of the same name."""
-        return str(present(self._admin.observe([self._stage.from_]))[self._stage.from_].topic_id)
+        return str(present(self._admin.describe([self._stage.from_]))[self._stage.from_].topic_id)
 
     # -- one round ----------------------------------------------------------------------------------------------
 

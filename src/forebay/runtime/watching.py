@@ -34,7 +34,7 @@ class TopicsWatch:
     def look(self) -> Mapping[str, TopicState]:
         """The topics as they are now. Raises TryLater when one is missing or Kafka does not answer."""
         with self._turn:
-            self.seen = found = self._admin.observe(self._topics)
+            self.seen = found = self._admin.describe(self._topics)
         return present(found)
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class TopicsWatch:
         while not self._ended.wait(EVERY_S):
             try:
                 with self._turn:
-                    self.seen = self._admin.observe(self._topics)
+                    self.seen = self._admin.describe(self._topics)
             except ForebayError as error:  # the loop has troubles of its own with such brokers, and tells them
                 log.debug("topics not seen", reason=str(error))
 

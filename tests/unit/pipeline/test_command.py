@@ -75,6 +75,51 @@ def test_a_missing_secret_names_the_flag(file):
     assert "--secrets DIR" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("sasl", "users"),
+    [
+        (
+            "users: Managed}, adminSecretRef: {name: admin}",
+            ["default.sensors.devices.a", "default.sensors.devices.b"],
+        ),
+        ("secretRef: {name: sam}}", ["USER"]),
+    ],
+)
+def test_the_acls_are_printed_as_commands_without_asking_kafka(file, sasl, users):
+    kafka = f'kafka: {{bootstrapServers: "k:1", tls: {{}}, sasl: {{{sasl}}}'
+    file.write_text(VALID.replace('kafka: {bootstrapServers: "kafka:9092"}', kafka))
+
+    lines = forebay("plan", file, "--acls").stdout.splitlines()
+
+    begin = "kafka-acls --bootstrap-server k:1 --command-config admin.properties --add --allow-principal"
+    assert lines == [
+        f"{begin} User:{user} --operation {allowed}"
+        for user in users
+        for allowed in (
+            "Write --topic raw",
+            "Read --topic default.sensors.devices.positions",
+            "Write --topic default.sensors.devices.positions",
+            "Write --transactional-id default.sensors.devices. --resource-pattern-type prefixed",
+        )
+    ]
+
+
+def test_the_acls_name_the_user_of_the_secret(file, tmp_path):
+    (tmp_path / "sam").mkdir()
+    (tmp_path / "sam" / "username").write_text("samuel\n")
+    kafka = 'kafka: {bootstrapServers: "k:1", tls: {}, sasl: {secretRef: {name: sam}}}'
+    file.write_text(VALID.replace('kafka: {bootstrapServers: "kafka:9092"}', kafka))
+
+    assert "User:samuel " in forebay("plan", file, "--acls", "--secrets", tmp_path).stdout
+
+
+def test_without_a_login_there_are_no_acls(file):
+    result = forebay("plan", file, "--acls")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "add sasl" in result.stderr
+
+
 def test_the_schema_is_printed():
     assert forebay("schema").stdout == schema.crd_yaml()
 

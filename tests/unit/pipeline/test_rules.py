@@ -52,6 +52,10 @@ def mapped(mapping, **changes) -> dict:
     return {"producers": [FILE | {"source": source} | changes]}
 
 
+def login(sasl, **kafka) -> dict:
+    return {"kafka": {"bootstrapServers": "k:1", "tls": {}, "sasl": sasl, **kafka}}
+
+
 def transforms(*added) -> dict:
     return processors(transforms=[AVERAGE, *added])
 
@@ -181,6 +185,14 @@ BROKEN = [
     (rules.sasl_runs_inside_tls, {"kafka": {"bootstrapServers": "k:1", "sasl": {"secretRef": {"name": "s"}}}},
      "spec.kafka.sasl",
      "sasl without tls would send the password in the clear: add `tls: {}` (or tls with a caSecretRef)"),
+    (rules.users_can_be_managed, login({"secretRef": {"name": "s"}, "rotateEvery": "30d"}),
+     "spec.kafka.sasl.rotateEvery",
+     "a user of a Secret is changed by whoever writes the Secret: remove rotateEvery, or use users: Managed"),
+    (rules.users_can_be_managed, login({"users": "Managed", "mechanism": "PLAIN"}, adminSecretRef={"name": "s"}),
+     "spec.kafka.sasl.mechanism", "Kafka has no way to make users for PLAIN: use SCRAM-SHA-512"),
+    (rules.users_can_be_managed, login({"users": "Managed"}),
+     "spec.kafka.sasl.users",
+     "managed users are made by an administrator: add adminSecretRef, with a user that may do so"),
     (rules.kafka_properties_are_allowed, sinks(kafkaProperties={"linger.ms": "1"}),
      "spec.sinks[0].kafkaProperties.linger.ms", "has a field of its own: set delivery.lingerMs instead"),
     (rules.kafka_properties_are_allowed, sinks(kafkaProperties={"fetch.min.bytes": "many"}),

@@ -114,7 +114,7 @@ def test_lists_of_named_objects_are_maps_by_name():
 def test_every_union_wants_exactly_one_member():
     rules = {rule["rule"] for _, node in nodes(root()) for rule in node.get("x-kubernetes-validations", ())}
 
-    assert {spec.Source, spec.Transform, spec.Destination, spec.Files} == set(spec.OneOf.__subclasses__())
+    assert {spec.Sasl, spec.Source, spec.Transform, spec.Destination, spec.Files} == set(spec.OneOf.__subclasses__())
     assert "[has(self.simulator), has(self.file)].exists_one(is_set, is_set)" in rules
     assert "[has(self.movingAverage), has(self.filter), has(self.python)].exists_one(is_set, is_set)" in rules
     assert "[has(self.duckdb), has(self.postgres), has(self.stdout)].exists_one(is_set, is_set)" in rules

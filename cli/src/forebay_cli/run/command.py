@@ -14,7 +14,7 @@ import typer
 
 from forebay.errors import ForebayError
 from forebay.kafka.admin import Admin
-from forebay.kafka.settings import connection
+from forebay.kafka.settings import admin_connection
 from forebay.pipeline.load import load_file
 from forebay.pipeline.spec import Pipeline
 from forebay_cli import plan as planning
@@ -168,7 +168,7 @@ def _run(request: Request, result: Result) -> None:
             with _broker(request, folder, view) as (bootstrap, broker):
                 pipeline = planning.instead(request.pipeline, bootstrap)
                 view.say(f"spec.kafka ({request.pipeline.spec.kafka.bootstrap_servers}) is replaced by {bootstrap}")
-                admin = Admin(connection(pipeline.spec.kafka, None))
+                admin = Admin(admin_connection(pipeline.spec.kafka, None))
                 _prepare_topics(admin, pipeline, view)
                 plan = Plan(
                     pipeline=pipeline,
@@ -187,7 +187,9 @@ def _run(request: Request, result: Result) -> None:
                 session = Session(
                     plan,
                     offsets=OffsetReader(admin, pipeline),
-                    scalings=scaling.scalings(pipeline, Admin(connection(pipeline.spec.kafka, None)), folder.decisions),
+                    scalings=scaling.scalings(
+                        pipeline, Admin(admin_connection(pipeline.spec.kafka, None)), folder.decisions
+                    ),
                     broker=broker,
                     view=view,
                 )

@@ -21,9 +21,13 @@ def body(replica: Replica[Processor]) -> None:
     """Wait for the topics, then process until asked to stop."""
     admin = Admin(replica.connection)
 
-    if not service.wait_until(lambda: missing(admin.observe(topics_of(replica))), replica):
+    def absent() -> str | None:
+        # of changelogs the configuration matters, too: whether it may be read shows here, where it can be waited for
+        return missing({**admin.describe(topics_of(replica)), **admin.observe(changelogs_of(replica))})
+
+    if not service.wait_until(absent, replica):
         return
-    source = admin.observe([replica.stage.from_])[replica.stage.from_]
+    source = admin.describe([replica.stage.from_])[replica.stage.from_]
     partitions = source.partitions if source is not None else 1
     memory = Memory()
 
@@ -42,12 +46,16 @@ def body(replica: Replica[Processor]) -> None:
 def topics_of(replica: Replica[Processor]) -> list[str]:
     """Everything that the stage reads and writes."""
     stage = replica.stage
-    changelogs = [
-        names.changelog_topic(replica.pipeline, stage, transform)
-        for transform in stage.transforms
+    return [stage.from_, stage.to, names.dead_letter_topic(stage), *changelogs_of(replica)]
+
+
+def changelogs_of(replica: Replica[Processor]) -> list[str]:
+    """Where the stage keeps its state."""
+    return [
+        names.changelog_topic(replica.pipeline, replica.stage, transform)
+        for transform in replica.stage.transforms
         if transform.is_stateful
     ]
-    return [stage.from_, stage.to, names.dead_letter_topic(stage), *changelogs]
 
 
 if __name__ == "__main__":
