@@ -11,14 +11,17 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from forebay.kafka.admin import Admin
-from forebay.kafka.group_offsets import OffsetReader
+from forebay.kafka.groups import Group, GroupObserver
 
 
 @pytest.fixture
-def reader():
-    reading = OffsetReader()
-    yield reading
-    reading.close()
+def observer(kafka):
+    asking = GroupObserver({"bootstrap.servers": kafka.bootstrap_servers})
+    yield asking
+    asking.close()
+
+
+NO_SUCH = Group("DEAD", {}, {})
 
 
 @pytest.fixture
@@ -36,45 +39,44 @@ def commit(bootstrap: str, group: str, topic: str, offsets: dict[int, int]) -> N
     consumer.close()
 
 
-def test_committed_offsets_of_many_groups(kafka, reader, topic):
-    connection = {"bootstrap.servers": kafka.bootstrap_servers}
+def test_committed_offsets_of_many_groups(kafka, observer, topic):
     groups = [topics.unique("group") for _ in range(20)]
     for number, group in enumerate(groups):
         commit(kafka.bootstrap_servers, group, topic, {0: number, 2: number + 1})
-    found = reader.committed(connection, [*groups, "never-seen"])
+    found = observer.observe([*groups, "never-seen"])
 
-    assert found == {
+    assert {name: group.committed for name, group in found.items()} == {
         **{group: {(topic, 0): number, (topic, 2): number + 1} for number, group in enumerate(groups)},
         "never-seen": {},
     }
 
 
-def test_two_hundred_groups_take_less_than_their_share_of_five_seconds(kafka, reader, topic):
-    connection = {"bootstrap.servers": kafka.bootstrap_servers}
+def test_two_hundred_groups_take_less_than_their_share_of_five_seconds(kafka, observer, topic):
     commit(kafka.bootstrap_servers, topics.unique("group"), topic, {0: 1})
     groups = [f"none-{number}" for number in range(200)]
-    reader.committed(connection, groups)
+    observer.observe(groups)
     started = time.monotonic()
-    found = reader.committed(connection, groups)
+    found = observer.observe(groups)
 
     assert time.monotonic() - started < 2.5
-    assert set(map(str, found.values())) == {"{}"}
+    assert all(group == NO_SUCH for group in found.values())
 
 
-def test_a_reader_that_dies_costs_one_answer(kafka, reader, topic):
-    connection = {"bootstrap.servers": kafka.bootstrap_servers}
+def test_an_observer_that_dies_costs_one_answer(kafka, observer, topic):
     commit(kafka.bootstrap_servers, topics.unique("group"), topic, {0: 1})  # a broker without any group would do it too
-    assert reader.committed(connection, ["never-seen"]) == {"never-seen": {}}
+    assert observer.observe(["never-seen"]) == {"never-seen": NO_SUCH}
     for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGSEGV)
     time.sleep(0.2)
 
-    assert reader.committed(connection, ["never-seen"]) == {"never-seen": None}
-    assert reader.committed(connection, ["never-seen"]) == {"never-seen": {}}
+    assert observer.observe(["never-seen"]) == {"never-seen": None}
+    assert observer.observe(["never-seen"]) == {"never-seen": NO_SUCH}
 
 
-def test_a_kafka_that_does_not_answer_is_unknown_and_not_zero(reader):
-    assert reader.committed({"bootstrap.servers": "127.0.0.1:1"}, ["any"]) == {"any": None}
+def test_a_kafka_that_does_not_answer_is_unknown_and_not_zero():
+    observer = GroupObserver({"bootstrap.servers": "127.0.0.1:1"})
+    assert observer.observe(["any"]) == {"any": None}
+    observer.close()
 
 
 def test_ends_and_beginnings_of_many_topics(kafka, topic):
@@ -87,23 +89,22 @@ def test_ends_and_beginnings_of_many_topics(kafka, topic):
     assert admin.begins(partitions) == dict.fromkeys(partitions, 0)
 
 
-def test_groups_tell_who_reads_what(kafka, topic):
+def test_groups_tell_who_reads_what(kafka, observer, topic):
     group = topics.unique("group")
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
     consumer.subscribe([topic])
-    admin = Admin({"bootstrap.servers": kafka.bootstrap_servers})
     deadline = time.monotonic() + 30
     while len(consumer.assignment()) < 3:
         consumer.poll(0.1)
         assert time.monotonic() < deadline
-    found = admin.groups([group, "never-seen"])
+    found = observer.observe([group, "never-seen"])
     consumer.close()
 
     assert found[group] is not None
     assert found[group].state == "STABLE"
     assert found[group].owners.keys() == {(topic, number) for number in range(3)}
     assert len(set(found[group].owners.values())) == 1
-    assert found["never-seen"].state == "DEAD"
+    assert found["never-seen"] == NO_SUCH
 
 
 def test_the_cluster_has_one_name_whatever_its_address(kafka):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from forebay.errors import Refused, TryLater
 from forebay.kafka import admin as administration
-from forebay.kafka.admin import Admin, GroupState
+from forebay.kafka.admin import Admin
 from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic, Purpose
 from forebay_cli.main import app
 
@@ -183,14 +183,12 @@ def test_end_offsets_stop_before_an_open_transaction(kafka, admin, name):
 def test_offsets_of_a_group_are_none_until_it_commits(kafka, admin, name):
     admin.apply(create(name, 2))
     assert admin.committed(name, name, [0, 1]) == {0: None, 1: None}
-    assert admin.group_state(name) == GroupState("DEAD", 0)
 
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": name})
     consumer.commit(offsets=[TopicPartition(name, 1, 7)], asynchronous=False)
     consumer.close()
 
     assert admin.committed(name, name, [0, 1]) == {0: None, 1: 7}
-    assert admin.group_state(name) == GroupState("EMPTY", 0)
 
 
 def test_deleted_topics_are_gone_and_deleting_again_is_no_error(admin, name):

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from forebay.errors import ForebayError
 from forebay.kafka import settings
 from forebay.kafka.admin import Admin
-from forebay.kafka.group_offsets import OffsetReader
+from forebay.kafka.groups import GroupObserver
 from forebay.pipeline.spec import Kafka, Pipeline
 from forebay_operator import metrics
 from forebay_operator.api import SECRETS, Api, NotFound
@@ -33,8 +33,7 @@ class Connection:
     """A way to one Kafka cluster."""
 
     admin: Admin
-    properties: Mapping[str, Any]
-    """librdkafka's; they hold credentials and are never shown."""
+    groups: GroupObserver
     cluster: str
     """The cluster's own id."""
 
@@ -52,7 +51,6 @@ class Connections:
         self._known: OrderedDict[str, Connection] = OrderedDict()
         self._making: dict[str, asyncio.Lock] = {}
         self._clusters: dict[str, str] = {}
-        self.offsets = OffsetReader()
 
     async def to(self, pipeline: Pipeline) -> Connection:
         """The client for a Pipeline; MissingSecret, TryLater or Refused say why there is none."""
@@ -61,7 +59,8 @@ class Connections:
             if key not in self._known:
                 self._known[key] = await self._made(pipeline)
                 while len(self._known) > _MOST_CLIENTS:
-                    forgotten, _ = self._known.popitem(last=False)
+                    forgotten, connection = self._known.popitem(last=False)
+                    connection.groups.close()
                     self._making.pop(forgotten, None)
         self._known.move_to_end(key)
         self._clusters[pipeline.spec.kafka.bootstrap_servers] = self._known[key].cluster
@@ -80,8 +79,9 @@ class Connections:
         return self._clusters.get(kafka.bootstrap_servers, kafka.bootstrap_servers)
 
     def close(self) -> None:
-        """End threads and child."""
-        self.offsets.close()
+        """End threads and children."""
+        for connection in self._known.values():
+            connection.groups.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _key(self, pipeline: Pipeline) -> str:
@@ -96,7 +96,7 @@ class Connections:
         known = {name: contents for name, contents in secrets.items() if contents is not None}
         properties = settings.admin_connection(kafka, known)
         admin = await self.run(Admin, properties)
-        return Connection(admin, properties, await self.run(admin.cluster_id))
+        return Connection(admin, GroupObserver(properties), await self.run(admin.cluster_id))
 
     async def _secret(self, namespace: str, name: str) -> dict[str, str] | None:
         try:

@@ -180,16 +180,14 @@ class Measuring:
             groups |= {names.group_id(known.pipeline, stage) for stage in stages}
             read |= following.partitions_of({stage.from_ for stage in stages}, known.known_topics)
             inflow |= following.partitions_of(following.inflow_topics(known.pipeline), known.known_topics)
-        described, committed, begins = await asyncio.gather(
-            ask(connection.admin.groups, sorted(groups)),
-            ask(self._connections.offsets.committed, connection.properties, sorted(groups)),
-            ask(connection.admin.begins, sorted(read)),
+        observed, begins = await asyncio.gather(
+            ask(connection.groups.observe, sorted(groups)), ask(connection.admin.begins, sorted(read))
         )
         ends = await ask(connection.admin.ends, sorted(read | inflow))
         answered = {
-            name: GroupAnswer(state=group.state, owners=group.owners, committed=offsets)
-            for name in groups
-            if (group := described.get(name)) is not None and (offsets := committed.get(name)) is not None
+            name: GroupAnswer(state=group.state, owners=group.owners, committed=group.committed)
+            for name, group in observed.items()
+            if group is not None
         }
         return Answers(now=self._now(), groups=answered, begins=begins, ends=ends)
 

@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -44,24 +43,6 @@ LOGIN_TIMEOUT_S = 15.0
 
 _POLL_S = 0.1
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class GroupState:
-    """A consumer group as its coordinator describes it."""
-
-    state: str
-    """STABLE, EMPTY, DEAD (there is no such group), PREPARING_REBALANCING, COMPLETING_REBALANCING ..."""
-    members: int
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A consumer group with who reads what."""
-
-    state: str
-    owners: Mapping[tuple[str, int], str]
-    """The member that each partition (topic, number) is assigned to."""
 
 
 def log_in(connection: Mapping[str, Any], timeout_s: float = LOGIN_TIMEOUT_S) -> None:
@@ -190,25 +171,6 @@ class Admin:
             }
             self._observers[group] = clients.consumer(properties)
         return self._observers[group]
-
-    def group_state(self, group: str) -> GroupState:
-        """The group's state and how many members it has."""
-        futures = self.client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
-        try:
-            answer = futures[group].result(timeout=REQUEST_TIMEOUT_S)
-        except KafkaException as exception:
-            if _code(exception) == KafkaError.GROUP_ID_NOT_FOUND:
-                return GroupState("DEAD", 0)
-            raise self._error(exception.args[0], f"describe group {group}") from exception
-        return GroupState(answer.state.name, len(answer.members))
-
-    def groups(self, names: Iterable[str]) -> dict[str, Group | None]:
-        """Many groups at once; None where Kafka did not answer for one."""
-        asked = list(names)
-        if not asked:
-            return {}
-        futures = self.client.describe_consumer_groups(asked, request_timeout=REQUEST_TIMEOUT_S)
-        return {name: _group_of(future) for name, future in futures.items()}
 
     def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
         """The last stable offsets of many topics' partitions at once; None where Kafka did not answer for one."""
@@ -378,21 +340,6 @@ def _is_login(error: KafkaError) -> bool:
     ):  # Kafka's word when a connection is to go on as another user: a new one is made
         return False
     return error.code() in {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}  # noqa: SLF001
-
-
-def _group_of(future: "Future[Any]") -> Group | None:
-    try:
-        described = future.result(timeout=REQUEST_TIMEOUT_S)
-    except KafkaException as exception:
-        return Group("DEAD", {}) if _code(exception) == KafkaError.GROUP_ID_NOT_FOUND else None
-    except TimeoutError:
-        return None
-    owners = {
-        (partition.topic, partition.partition): member.member_id
-        for member in described.members
-        for partition in (member.assignment.topic_partitions if member.assignment else ())
-    }
-    return Group(described.state.name, owners)
 
 
 def _offset_of(future: "Future[Any]") -> int | None:

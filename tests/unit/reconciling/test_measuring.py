@@ -8,7 +8,7 @@ from planned_world import pipeline
 from prometheus_client import REGISTRY
 
 from forebay.errors import TryLater
-from forebay.kafka.admin import Group
+from forebay.kafka.groups import Group
 from forebay.planning.scaling import Reason
 from forebay.planning.topics import TopicState
 from forebay_operator import measuring
@@ -31,7 +31,9 @@ class Kafka:
 
     def groups(self, names):
         self._note("groups", names)
-        return {name: Group("STABLE", {("raw", 0): "a", ("enriched", 0): "a"}) for name in names}
+        partitions = [("raw", 0), ("enriched", 0)]
+        group = Group("STABLE", dict.fromkeys(partitions, "a"), dict.fromkeys(partitions, self.committed))
+        return dict.fromkeys(names, group)
 
     def begins(self, places):
         self._note("begins", places)
@@ -40,10 +42,6 @@ class Kafka:
     def ends(self, places):
         self._note("ends", places)
         return dict.fromkeys(places, self.end)
-
-    def offsets(self, _properties, groups):
-        self._note("committed", groups)
-        return {group: {("raw", 0): self.committed, ("enriched", 0): self.committed} for group in groups}
 
     def _note(self, what, names):
         if self.is_away:
@@ -57,8 +55,8 @@ class Place:
     def __init__(self):
         self.kafka = Kafka()
         self.world, self.pending = World(), Pending()
-        self.connection = Connection(self.kafka, {}, "cluster")
-        connections = SimpleNamespace(run=self._run, offsets=SimpleNamespace(committed=self.kafka.offsets))
+        self.connection = Connection(self.kafka, SimpleNamespace(observe=self.kafka.groups), "cluster")
+        connections = SimpleNamespace(run=self._run)
         self.measuring = Measuring(connections, self.world, self.pending, 0.02)
         self.topics = {
             name: TopicState(name=name, partitions=1, replication_factor=1, config={}, topic_id=name)
@@ -147,10 +145,10 @@ def test_pipelines_of_one_login_are_asked_for_together_and_ends_last(looking):
     async def scene(place):
         for key in (KEY, OTHER):
             place.track(key)
-        await place.until(lambda: len(place.kafka.asked) >= 4)
+        await place.until(lambda: len(place.kafka.asked) >= 3)
 
-        assert sorted(place.kafka.asked[:3]) == [("begins", 2), ("committed", 2), ("groups", 2)]
-        assert place.kafka.asked[3] == ("ends", 2)
+        assert sorted(place.kafka.asked[:2]) == [("begins", 2), ("groups", 2)]
+        assert place.kafka.asked[2] == ("ends", 2)
         place.measuring.forget(OTHER)
 
     looking(scene)
@@ -234,7 +232,7 @@ def test_of_a_pipeline_that_is_gone_nothing_is_shown(looking):
 def test_the_rate_is_that_of_what_producers_write(looking):
     async def scene(place):
         place.track()
-        await place.until(lambda: len(place.kafka.asked) >= 4)
+        await place.until(lambda: len(place.kafka.asked) >= 3)
         place.kafka.end += 1_000
         await place.until(lambda: place.measuring.figures(KEY).get(("", "rate"), 0) > 0)
 

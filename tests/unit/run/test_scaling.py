@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 from planned_world import decision, pipeline
 
-from forebay.errors import TryLater
-from forebay.kafka.admin import Group
+from forebay.kafka.groups import Group
 from forebay.planning.scaling import Reason, read
 from forebay.planning.topics import TopicState
 from forebay_cli.run import launches, scaling
@@ -23,7 +22,7 @@ SLEEPY = pipeline(partitions=2, low=1, high=1, to_zero=True)
 
 
 class Kafka:
-    """An Admin of a cluster whose topics have two partitions, all of them read up to the end by one member."""
+    """Admin and observer of a cluster whose topics have two partitions, all of them read up to the end by one member."""
 
     def __init__(self):
         self.is_away = False
@@ -33,10 +32,10 @@ class Kafka:
             name: TopicState(name=name, partitions=2, replication_factor=1, config={}, topic_id=name) for name in names
         }
 
-    def groups(self, names):
-        if self.is_away:
-            raise TryLater("no answer")
-        return {name: Group("STABLE", {("raw", 0): "member", ("raw", 1): "member"}) for name in names}
+    def observe_groups(self, names):
+        partitions = [("raw", 0), ("raw", 1)]
+        group = Group("STABLE", dict.fromkeys(partitions, "member"), dict.fromkeys(partitions, 100))
+        return dict.fromkeys(names, None if self.is_away else group)
 
     def begin_offsets(self, _topic, partitions):
         return dict.fromkeys(partitions, 0)
@@ -44,8 +43,9 @@ class Kafka:
     def end_offsets(self, _topic, partitions):
         return dict.fromkeys(partitions, 100)
 
-    def committed(self, _group, _topic, partitions):
-        return dict.fromkeys(partitions, 100)
+
+def groups_of(kafka):
+    return SimpleNamespace(observe=kafka.observe_groups)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ class Kafka:
     ids=["pinned", "bounds", "to zero"],
 )
 def test_stages_are_scaled_unless_all_are_pinned(of, is_scaled, tmp_path):
-    assert bool(scaling.scalings(of, Kafka(), tmp_path / "decisions")) is is_scaled
+    assert bool(scaling.scalings(of, Kafka(), groups_of(Kafka()), tmp_path / "decisions")) is is_scaled
 
 
 def test_decisions_are_written_when_they_say_something_else(tmp_path):
     kafka, folder = Kafka(), tmp_path / "decisions"
-    stage = scaling.scalings(SLEEPY, kafka, folder)["enrich"]
+    stage = scaling.scalings(SLEEPY, kafka, groups_of(kafka), folder)["enrich"]
 
     said = []
     for number in range(4):
@@ -74,7 +74,8 @@ def test_decisions_are_written_when_they_say_something_else(tmp_path):
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path):
-    stage = StageScaling(ENRICH, pipeline=SLEEPY, admin=Kafka(), partitions=2, file=tmp_path / "no" / "such" / "folder")
+    kafka, nowhere = Kafka(), tmp_path / "no" / "such" / "folder"
+    stage = StageScaling(ENRICH, pipeline=SLEEPY, admin=kafka, groups=groups_of(kafka), partitions=2, file=nowhere)
 
     stage.write()
 

@@ -14,6 +14,7 @@ import typer
 
 from forebay.errors import ForebayError
 from forebay.kafka.admin import Admin
+from forebay.kafka.groups import GroupObserver
 from forebay.kafka.settings import admin_connection
 from forebay.pipeline.load import load_file
 from forebay.pipeline.spec import Pipeline
@@ -184,17 +185,17 @@ def _run(request: Request, result: Result) -> None:
                     drain_s=request.drain_s,
                     expected_records=sources.expected_records(planned, request.file.parent),
                 )
-                session = Session(
-                    plan,
-                    offsets=OffsetReader(admin, pipeline),
-                    scalings=scaling.scalings(
-                        pipeline, Admin(admin_connection(pipeline.spec.kafka, None)), folder.decisions
-                    ),
-                    broker=broker,
-                    view=view,
-                )
-                result.outcome, result.snapshot = asyncio.run(_conduct(session))
-                result.was_ended_at_once = session.was_ended_at_once
+                properties = admin_connection(pipeline.spec.kafka, None)
+                with contextlib.closing(GroupObserver(properties)) as groups:
+                    session = Session(
+                        plan,
+                        offsets=OffsetReader(admin, pipeline),
+                        scalings=scaling.scalings(pipeline, Admin(properties), groups, folder.decisions),
+                        broker=broker,
+                        view=view,
+                    )
+                    result.outcome, result.snapshot = asyncio.run(_conduct(session))
+                    result.was_ended_at_once = session.was_ended_at_once
                 if result.was_ended_at_once and broker is not None:
                     broker.kill()
         finally:

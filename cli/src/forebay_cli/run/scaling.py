@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forebay.kafka.admin import Admin
+from forebay.kafka.groups import GroupObserver
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline
 from forebay.planning.scaling import (
@@ -31,11 +32,18 @@ class StageScaling:
     """One stage's scaling: `look` and `write` block, one call at a time; `decide` is pure but for what it remembers."""
 
     def __init__(
-        self, stage: Consuming, *, pipeline: Pipeline, admin: Admin, partitions: int, file: Path | None = None
+        self,
+        stage: Consuming,
+        *,
+        pipeline: Pipeline,
+        admin: Admin,
+        groups: GroupObserver,
+        partitions: int,
+        file: Path | None = None,
     ) -> None:
         self.stage = stage
         self.policy = policy_of(stage.autoscaling)
-        self._admin, self._partitions = admin, range(partitions)
+        self._admin, self._groups, self._partitions = admin, groups, range(partitions)
         self._group = names.group_id(pipeline, stage)
         self._history = History()
         self._file = file
@@ -78,29 +86,29 @@ class StageScaling:
 
     def _read(self) -> tuple[GroupState, tuple[PartitionOffsets, ...]]:
         topic = self.stage.from_
-        described = self._admin.groups([self._group])[self._group]
-        if described is None:
+        observed = self._groups.observe([self._group])[self._group]
+        if observed is None:
             return GroupState.UNKNOWN, ()
         begins = self._admin.begin_offsets(topic, self._partitions)
-        committed = self._admin.committed(self._group, topic, self._partitions)
         ends = self._admin.end_offsets(topic, self._partitions)  # last: an end is never older than what was committed
-        return group_state(described.state), tuple(
+        return group_state(observed.state), tuple(
             PartitionOffsets(
                 end=ends.get(number),
-                committed=committed.get(number),
+                committed=observed.committed.get((topic, number)),
                 begin=begins.get(number),
-                owner=described.owners.get((topic, number)),
+                owner=observed.owners.get((topic, number)),
             )
             for number in self._partitions
         )
 
 
-def scalings(pipeline: Pipeline, admin: Admin, folder: Path) -> dict[str, StageScaling]:
+def scalings(pipeline: Pipeline, admin: Admin, groups: GroupObserver, folder: Path) -> dict[str, StageScaling]:
     """The consuming stages by name, if there is one among them whose number of replicas can change.
 
     Args:
         pipeline: what runs.
         admin: a client of their own.
+        groups: to be closed by the caller.
         folder: where each stage's decisions are written, as STAGE.jsonl.
     """
     stages = pipeline.spec.consuming_stages
@@ -113,6 +121,7 @@ def scalings(pipeline: Pipeline, admin: Admin, folder: Path) -> dict[str, StageS
             stage,
             pipeline=pipeline,
             admin=admin,
+            groups=groups,
             partitions=state.partitions,
             file=folder / f"{stage.name}.jsonl",
         )

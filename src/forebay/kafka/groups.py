@@ -1,0 +1,140 @@
+"""Consumer groups as their coordinators know them, asked for in a process of its own.
+
+An administrator's request to a coordinator can end the process that makes it: librdkafka 2.16 dereferences a null pointer when
+the coordinator moves (its issue 5040), and aborts on an assertion of its own when the broker goes away while it waits for
+one (measured; requests that need no coordinator do not). A consumer per group would not, but costs threads and connections
+of each: too much for hundreds of groups. So a child asks: when it dies nobody has an answer for this once, and the next
+question starts another.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
+
+from forebay.kafka import clients
+
+log = structlog.get_logger()
+
+ANSWER_TIMEOUT_S = 25.0
+_REQUEST_TIMEOUT_S = 10.0
+
+Offsets = Mapping[tuple[str, int], int]
+"""By topic and partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group: who reads what, and how far it has come."""
+
+    state: str
+    """In the words of Kafka's client."""
+    owners: Mapping[tuple[str, int], str]
+    """The member that each partition is assigned to."""
+    committed: Offsets
+    """The next offset to read; a partition that was never committed is left out."""
+
+
+class GroupObserver:
+    """Asks one Kafka cluster with one login, in a child process; use it from any thread, and close it."""
+
+    def __init__(self, connection: Mapping[str, Any]) -> None:
+        self._connection = dict(connection)
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def observe(self, groups: Iterable[str]) -> dict[str, Group | None]:
+        """The groups by name; None where there is no complete answer, and an empty one where there is no such group."""
+        names = list(groups)
+        if not names:
+            return {}
+        with self._lock:
+            pool = self._pool = self._pool or ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), initializer=_connect, initargs=(self._connection,)
+            )
+        try:
+            return pool.submit(_observed, names).result(timeout=ANSWER_TIMEOUT_S)
+        except (BrokenProcessPool, TimeoutError) as error:
+            log.warning("the observer of groups is started anew", error=type(error).__name__)
+            self._discard(pool)
+            return dict.fromkeys(names)
+
+    def close(self) -> None:
+        """End the child."""
+        if self._pool is not None:
+            self._discard(self._pool)
+
+    def _discard(self, pool: ProcessPoolExecutor) -> None:
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+        for child in multiprocessing.active_children():
+            if child.pid in (getattr(pool, "_processes", None) or {}):
+                child.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_client: list[AdminClient] = []
+"""In the child: the one that it has."""
+
+
+def _connect(connection: dict[str, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent
+    _client.append(clients.admin(connection | {"log_level": 0, "error_cb": _ignore}))
+
+
+def _ignore(_error: object) -> None:
+    """A Kafka that does not answer is told by who else asks it."""
+
+
+def _observed(names: list[str]) -> dict[str, Group | None]:
+    """All requests are on their way before the first answer is awaited: the client takes one group a request for offsets."""
+    (client,) = _client
+    described = client.describe_consumer_groups(names, request_timeout=_REQUEST_TIMEOUT_S)
+    committed: dict[str, Future[ConsumerGroupTopicPartitions]] = {}
+    for name in names:
+        with contextlib.suppress(KafkaException, ValueError):
+            asked = [ConsumerGroupTopicPartitions(name)]
+            committed |= client.list_consumer_group_offsets(asked, request_timeout=_REQUEST_TIMEOUT_S)
+    return {name: _group(described[name], committed.get(name)) for name in names}
+
+
+def _group(
+    described: "Future[ConsumerGroupDescription]", committed: "Future[ConsumerGroupTopicPartitions] | None"
+) -> Group | None:
+    offsets = _offsets(committed)
+    if offsets is None:
+        return None
+    try:
+        description = described.result(timeout=_REQUEST_TIMEOUT_S)
+    except KafkaException as exception:
+        return Group("DEAD", {}, offsets) if exception.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND else None
+    except TimeoutError:
+        return None
+    owners = {
+        (partition.topic, partition.partition): member.member_id
+        for member in description.members
+        for partition in (member.assignment.topic_partitions if member.assignment else ())
+    }
+    return Group(description.state.name, owners, offsets)
+
+
+def _offsets(committed: "Future[ConsumerGroupTopicPartitions] | None") -> Offsets | None:
+    if committed is None:
+        return None
+    try:
+        partitions = committed.result(timeout=_REQUEST_TIMEOUT_S).topic_partitions or []
+    except (KafkaException, TimeoutError):
+        return None
+    if any(partition.error is not None for partition in partitions):
+        return None
+    return {(p.topic, p.partition): p.offset for p in partitions if p.offset >= 0}
