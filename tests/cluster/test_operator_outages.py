@@ -135,8 +135,12 @@ def test_a_definition_of_another_version_changes_nothing_that_runs(operated):
     operated.apply(sinks=[])
     until(lambda: "deployment.apps/sensors-store" not in workloads(operated), what="the sink is gone", deadline_s=60)
     kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
-    operated.apply(sinks=SPEC["sinks"], deletionPolicy="Delete")
 
+    def is_taken() -> bool:
+        operated.apply(sinks=SPEC["sinks"], deletionPolicy="Delete")
+        return "deletionPolicy" in operated.pipeline()["spec"]
+
+    until(is_taken, what="the API server knows the field again", deadline_s=30, every_s=1)
     operated.until_deployed()
     until(lambda: operated.pipeline()["metadata"].get("finalizers"), what="the new field is obeyed", deadline_s=60)
     assert operated.get("statefulset", "sensors-enrich")["metadata"]["uid"] == uid

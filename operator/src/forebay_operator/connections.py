@@ -5,11 +5,10 @@ go straight into its properties; a Secret that changes gives another client.
 """
 
 import asyncio
-import base64
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,8 +18,9 @@ from forebay.kafka import settings
 from forebay.kafka.admin import Admin
 from forebay.kafka.groups import GroupObserver
 from forebay.pipeline.spec import Kafka, Pipeline
-from forebay_operator import metrics
-from forebay_operator.api import SECRETS, Api, NotFound
+from forebay.planning.credentials import formats
+from forebay_operator import credentials, metrics
+from forebay_operator.api import Api
 from forebay_operator.world import World
 
 _MOST_CLIENTS = 64
@@ -99,17 +99,10 @@ class Connections:
         return Connection(admin, GroupObserver(properties), await self.run(admin.cluster_id))
 
     async def _secret(self, namespace: str, name: str) -> dict[str, str] | None:
-        try:
-            body = await self._api.get(SECRETS, namespace, name)
-        except NotFound:
-            return None
-        data = body.get("data") or {}
-        return {key: base64.b64decode(text).decode(errors="replace") for key, text in data.items()}
+        contents = await credentials.read(self._api, namespace, name)
+        return None if contents is None else {key: each.decode(errors="replace") for key, each in contents.items()}
 
 
-def secret_names(kafka: Kafka) -> Iterator[str]:
+def secret_names(kafka: Kafka) -> frozenset[str]:
     """The Secrets that administration needs."""
-    refs = [kafka.admin_secret_ref, kafka.sasl.secret_ref if kafka.sasl else None]
-    if kafka.tls is not None:
-        refs += [kafka.tls.ca_secret_ref, kafka.tls.client_certificate_secret_ref]
-    yield from {ref.name for ref in refs if ref is not None}
+    return frozenset(wanted.name for wanted in formats.wanted_for_kafka(kafka))

@@ -1,5 +1,7 @@
 """What the operator counts."""
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge, Histogram
 
 RECONCILES = Counter("forebay_operator_reconciles", "Rounds over a Pipeline, by result", ["result"])
@@ -31,6 +33,19 @@ DECISIONS = Counter(
     "Verdicts on the replicas of a stage, one at each look, by reason",
     ["namespace", "pipeline", "stage", "reason"],
 )
+CERTIFICATE_EXPIRY = Gauge(
+    "forebay_operator_certificate_expiry_timestamp_seconds",
+    "When a certificate in a Secret of a Pipeline expires; of several authorities the last",
+    ["namespace", "pipeline", "secret", "key"],
+)
+
+
+def show_expiries(pipeline: tuple[str, str], expiries: Mapping[tuple[str, str], float]) -> None:
+    """Show the ends of certificates, by Secret and key, and none that a Pipeline no longer has."""
+    namespace, name = pipeline
+    CERTIFICATE_EXPIRY.remove_by_labels({"namespace": namespace, "pipeline": name})
+    for (secret, key), end in expiries.items():
+        CERTIFICATE_EXPIRY.labels(namespace, name, secret, key).set(end)
 
 
 def forget_lag(pipeline: tuple[str, str], stage: str) -> None:

@@ -2,20 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from forebay.errors import ForebayError, MissingSecret, Refused
 from forebay.pipeline import names
-from forebay.pipeline.spec import TLS, Pipeline, Workloads
+from forebay.pipeline.spec import Pipeline, Workloads
 from forebay.planning import claims, objects, pods, reporting, topics
+from forebay.planning.credentials.checks import Problem
 from forebay.planning.objects import Manifest, ObjectKey, Owner
 from forebay.planning.pods import Trouble
 from forebay.planning.reconciling import Identity, Observation
 from forebay.planning.reporting import Figure, Told
+from forebay_operator import metrics
 from forebay_operator.connections import Connections
+from forebay_operator.credentials import Judge
 from forebay_operator.measuring import Measuring, Subject
 from forebay_operator.rendering import Renderer
 from forebay_operator.world import Key, World
@@ -35,6 +38,8 @@ class Memory:
     topics_generation: int = -1
     shown: dict[Figure, float] = field(default_factory=dict)
     """The numbers in the status, before rounding."""
+    expiries: dict[tuple[str, str], float] = field(default_factory=dict)
+    """The ends of certificates that metrics show, by Secret and key."""
     told: dict[str, Told] = field(default_factory=dict)
     """By stage, the verdict in the words of the status."""
     written_at: float
@@ -51,6 +56,7 @@ class Sources:
 
     world: World
     connections: Connections
+    judge: Judge
     renderer: Renderer
     measuring: Measuring
     claimants: dict[Key, claims.Claimant]
@@ -63,8 +69,10 @@ async def observe(
     """Everything that the plan for a Pipeline looks at."""
     identity = identify(body, now)
     key = (pipeline.metadata.namespace, pipeline.metadata.name)
-    observed, manifests = await asyncio.gather(
-        _topics(pipeline, body, memory, sources, identity), _manifests(pipeline, sources, identity)
+    observed, manifests, problems = await asyncio.gather(
+        _topics(pipeline, body, memory, sources, identity),
+        _manifests(pipeline, sources, identity),
+        _secrets(pipeline, memory, sources, identity, now),
     )
     members = list(sources.world.members(key))
     own = sources.claimants.get(key)
@@ -73,7 +81,7 @@ async def observe(
         identity=identity,
         topics=observed,
         claims=claims.older_claims(own, others) if own is not None else {},
-        secrets=tuple(_secret_problems(pipeline, sources.world)),
+        secrets=problems,
         manifests=manifests,
         live=tuple(member for member in members if member["kind"] != "Pod"),
         remembered=dict(memory.fingerprints),
@@ -138,45 +146,20 @@ async def _manifests(pipeline: Pipeline, sources: Sources, identity: Identity) -
         return Trouble("ChartRefuses", str(error))
 
 
-def _secret_problems(pipeline: Pipeline, world: World) -> Iterator[str]:
-    """Which Secrets are not there, or incomplete. What is in them is judged by those who use it."""
-    for name, wanted in _wanted_secrets(pipeline):
-        found = world.secret(pipeline.metadata.namespace, name)
-        if found is None:
-            yield f"Secret {name} does not exist: create it, with {_alternatives(wanted)}"
-        elif not any(keys <= found.digests.keys() for keys in wanted):
-            missing = min((sorted(keys - found.digests.keys()) for keys in wanted), key=len)
-            yield f"Secret {name} lacks {', '.join(missing)}: add what is missing"
-
-
-def _alternatives(wanted: tuple[frozenset[str], ...]) -> str:
-    return " or ".join(", ".join(sorted(keys)) for keys in wanted)
-
-
-_LOGIN = (frozenset({"username", "password"}),)
-_CERTIFICATE = (frozenset({"tls.crt", "tls.key"}),)
-_DATABASE = (frozenset({"uri"}), frozenset({"host", "port", "dbname", "user", "password"}))
-
-
-def _wanted_secrets(pipeline: Pipeline) -> Iterator[tuple[str, tuple[frozenset[str], ...]]]:
-    """The Secrets that the Pipeline names, each with the sets of keys of which one must be there."""
-    kafka = pipeline.spec.kafka
-    tls = kafka.tls or TLS()
-    for ref, wanted in (
-        (kafka.sasl.secret_ref if kafka.sasl else None, _LOGIN),
-        (kafka.admin_secret_ref, _LOGIN),
-        (tls.ca_secret_ref, (frozenset({"ca.crt"}),)),
-        (tls.client_certificate_secret_ref, _CERTIFICATE),
-        *(
-            (sink.destination.postgres.secret_ref, _DATABASE)
-            for sink in pipeline.spec.sinks
-            if sink.destination.postgres
-        ),
-    ):
-        if ref is not None:
-            yield ref.name, wanted
-
-
-def secrets_of(pipeline: Pipeline) -> frozenset[str]:
-    """The names of all Secrets that matter to a Pipeline."""
-    return frozenset(name for name, _ in _wanted_secrets(pipeline))
+async def _secrets(
+    pipeline: Pipeline, memory: Memory, sources: Sources, identity: Identity, now: float
+) -> tuple[Problem, ...] | Trouble:
+    """What is wrong with the Secrets; on the way, metrics tell when their certificates expire."""
+    if identity.deleted_for_s is not None:
+        return ()
+    try:
+        verdicts = await sources.judge.verdicts(pipeline, now)
+    except ForebayError as error:
+        return Trouble("SecretsUnreadable", str(error))
+    expiries = {
+        (wanted.name, key): end.timestamp() for wanted, verdict in verdicts.items() for key, end in verdict.ends.items()
+    }
+    if expiries != memory.expiries:
+        metrics.show_expiries((pipeline.metadata.namespace, pipeline.metadata.name), expiries)
+        memory.expiries = expiries
+    return tuple(problem for verdict in verdicts.values() for problem in verdict.problems)

@@ -20,7 +20,8 @@ from forebay.planning.reporting import Report
 from forebay_operator import metrics
 from forebay_operator.act import Actor, Outcome
 from forebay_operator.api import PIPELINES, NotFound
-from forebay_operator.observe import Memory, Sources, identify, observe, secrets_of
+from forebay_operator.credentials import secrets_of
+from forebay_operator.observe import Memory, Sources, identify, observe
 from forebay_operator.pending import Pending
 from forebay_operator.upgrades import Upgrades
 from forebay_operator.world import Key
@@ -104,6 +105,7 @@ class Reconciler:
         memory = self._memories.get(key)
         if memory is None or memory.uid != body["metadata"]["uid"]:
             self._sources.measuring.forget(key)
+            metrics.show_expiries(key, {})
             memory = self._memories[key] = Memory(
                 uid=body["metadata"]["uid"], fingerprints={}, written_at=asyncio.get_running_loop().time()
             )
@@ -223,6 +225,7 @@ class Reconciler:
         for one in (*remembered, self._claimants):
             one.pop(key, None)
         self._sources.measuring.forget(key)
+        metrics.show_expiries(key, {})
         self._upgrades.settled(key)
         self._conflicting.discard(key)
         self._count()

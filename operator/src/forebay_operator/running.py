@@ -19,6 +19,7 @@ from forebay_operator.act import Actor
 from forebay_operator.api import APPLIED, PIPELINES, PODS, SECRETS, Api, NotFound, Resource
 from forebay_operator.canary import Canary
 from forebay_operator.connections import Connections
+from forebay_operator.credentials import Judge
 from forebay_operator.events import Events
 from forebay_operator.leading import Lease
 from forebay_operator.measuring import Measuring
@@ -99,7 +100,7 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
         pod_defaults=settings.pod_defaults,
         kubernetes=await api.version(),
     )
-    sources = Sources(world, connections, renderer, measuring, {})
+    sources = Sources(world, connections, Judge(api, world), renderer, measuring, {})
     actor = Actor(api, world, connections, Events(api, settings.identity))
     reconciler = Reconciler(sources, actor, pending, settings.resync_s)
     parts: dict[str, Coroutine[Any, Any, None]] = {

@@ -8,12 +8,14 @@ import hashlib
 import hmac
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from forebay.pipeline.names import PIPELINE_LABEL
+from forebay.planning.credentials.checks import Verdict
+from forebay.planning.credentials.formats import Use
 
 Key = tuple[str, str]
 """Namespace and name of a Pipeline."""
@@ -21,10 +23,12 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SecretKeys:
-    """A Secret without its contents: what tells whether they changed."""
+    """A Secret without its contents: what tells whether they changed, and what was found in them."""
 
     digests: Mapping[str, str]
     """By key. Salted with what only this process knows: nothing can be guessed from them."""
+    verdicts: dict[Use, Verdict] = field(default_factory=dict, compare=False)
+    """By what it is used for, as far as somebody has asked. Those of former contents go with them."""
 
 
 class World:
@@ -44,7 +48,9 @@ class World:
         metadata = body["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
         if kind == "Secret":
-            self._secrets[namespace, name] = self._digests(body)
+            known, digests = self._secrets.get((namespace, name)), self.digests(body)
+            if known is None or known.digests != digests:
+                self._secrets[namespace, name] = SecretKeys(digests)
             return
         version = int(metadata.get("resourceVersion", 0))
         if kind == "Pipeline":
@@ -114,12 +120,10 @@ class World:
         """What a Secret holds, by key; None when there is none."""
         return self._secrets.get((namespace, name))
 
-    def _digests(self, body: Mapping[str, Any]) -> SecretKeys:
+    def digests(self, body: Mapping[str, Any]) -> dict[str, str]:
+        """What tells one content of a Secret from another, by key."""
         data = body.get("data") or {}
-        digests = {
-            key: hmac.new(self._salt, str(text).encode(), hashlib.sha256).hexdigest() for key, text in data.items()
-        }
-        return SecretKeys(digests)
+        return {key: hmac.new(self._salt, str(text).encode(), hashlib.sha256).hexdigest() for key, text in data.items()}
 
 
 def _encoded(kind: str, body: Mapping[str, Any]) -> bytes:

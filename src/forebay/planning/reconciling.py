@@ -14,6 +14,7 @@ from typing import Any
 from forebay.pipeline import names
 from forebay.pipeline.spec import Autoscaling, DeletionPolicy, Pipeline, Producer, Workloads
 from forebay.planning import objects, pods, scaling, topics
+from forebay.planning.credentials.checks import Problem
 from forebay.planning.objects import Manifest, ObjectKey, Owner
 from forebay.planning.pods import PodState, Trouble
 from forebay.planning.scaling import Decision, Lasting, Reason, policy_of
@@ -61,8 +62,8 @@ class Observation:
     topics: topics.Observed | Trouble
     claims: Mapping[str, str] = field(default_factory=dict)
     """Topics that an older Pipeline manages, with its name."""
-    secrets: tuple[str, ...] = ()
-    """What is wrong with the Secrets that it names, one sentence each."""
+    secrets: tuple[Problem, ...] | Trouble = ()
+    """What is wrong with the Secrets that it needs."""
     manifests: tuple[Manifest, ...] | Trouble = ()
     live: tuple[Mapping[str, Any], ...] = ()
     """Objects with the Pipeline's label, without pods."""

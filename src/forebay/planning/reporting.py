@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Producer, Sink
 from forebay.planning import scaling
+from forebay.planning.credentials import formats, users
 from forebay.planning.pods import PodState, Trouble
 from forebay.planning.reconciling import TOPIC_STEPS, Apply, Observation, Plan, Remove, Wanted, Workload, workloads_of
 from forebay.planning.scaling import Decision, Memory, Reason
@@ -114,7 +115,7 @@ def report(
     workloads = workloads_of(pipeline, seen)
     aspects = (
         _topics(seen, plan),
-        _credentials(seen),
+        _credentials(pipeline, seen),
         _workloads(seen, plan, workloads, now),
         _scaling(seen, plan),
     )
@@ -148,10 +149,23 @@ def _topics(seen: Observation, plan: Plan) -> Condition:
     return Condition(kind, TRUE, "AsWanted", f"all {len(plan.wanted)} topics are as the Pipeline asks")
 
 
-def _credentials(seen: Observation) -> Condition:
-    if seen.secrets:
-        return Condition("CredentialsReady", FALSE, "SecretsIncomplete", _joined(seen.secrets))
-    return Condition("CredentialsReady", TRUE, "Complete", "every Secret that the Pipeline names is there and complete")
+def _credentials(pipeline: Pipeline, seen: Observation) -> Condition:
+    kind = "CredentialsReady"
+    if isinstance(seen.secrets, Trouble):
+        return Condition(kind, UNKNOWN, seen.secrets.reason, seen.secrets.message)
+    wrong = [problem for problem in seen.secrets if not problem.is_warning]
+    warnings = [str(problem) for problem in seen.secrets if problem.is_warning]
+    incomplete = [problem for problem in wrong if problem.key is None]
+    managed = {wanted.name for wanted in formats.managed(pipeline)}
+    if unmade := [problem for problem in incomplete if problem.secret in managed]:
+        others = [str(problem) for problem in wrong if problem not in unmade]
+        sentence = users.not_managed(pipeline, [problem.secret for problem in unmade])
+        return Condition(kind, FALSE, "UsersNotManaged", _joined([sentence, *others, *warnings]))
+    if wrong:
+        reason = "SecretsIncomplete" if incomplete else "SecretsInvalid"
+        return Condition(kind, FALSE, reason, _joined([*map(str, wrong), *warnings]))
+    fine = "every Secret that the Pipeline needs is there and complete"
+    return Condition(kind, TRUE, "Complete", _joined([fine, *warnings]))
 
 
 def _workloads(seen: Observation, plan: Plan, workloads: Mapping[str, Workload], now: float) -> Condition:

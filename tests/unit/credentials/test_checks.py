@@ -1,6 +1,8 @@
 """What is said about Secrets: each flaw alone, in words; formats that others write pass; contents are never quoted."""
 
 import datetime as dt
+import re
+import ssl
 
 import pytest
 from authority import Authority
@@ -8,8 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from forebay.pipeline.spec import Pipeline
-from forebay.planning.credentials import checks
-from forebay.planning.credentials.formats import Use
+from forebay.planning.credentials import checks, formats
+from forebay.planning.credentials.formats import Use, Wanted
 
 NOW = dt.datetime.now(dt.UTC)  # noqa: TID251 - the authority issues from the real now on
 DAY = dt.timedelta(days=1)
@@ -59,6 +61,11 @@ def said(use: Use, contents, now=NOW) -> list[str]:
     return found
 
 
+def judged(pipeline: Pipeline, secrets) -> list[str]:
+    verdicts = [checks.judged(wanted, secrets.get(wanted.name), NOW) for wanted in formats.wanted(pipeline)]
+    return [str(problem) for verdict in verdicts for problem in verdict.problems]
+
+
 def client(pair, **more) -> dict[str, bytes]:
     return {"tls.crt": pair.certificate, "tls.key": pair.private_key, **more}
 
@@ -66,16 +73,24 @@ def client(pair, **more) -> dict[str, bytes]:
 def test_all_secrets_that_a_pipeline_names_are_checked(authority):
     secrets = {"ca": {"ca.crt": authority.pem}, "client": client(authority.pair()), "user": LOGIN, "admin": LOGIN}
 
-    assert [str(problem) for problem in checks.problems(pipeline(**EVERYTHING), secrets, NOW)] == [
+    assert judged(pipeline(**EVERYTHING), secrets) == [
         "Secret db does not exist: create it, with uri or dbname, host, password, port, user"
     ]
-    assert checks.problems(pipeline(**EVERYTHING), {**secrets, "db": DATABASE}, NOW) == ()
+    assert judged(pipeline(**EVERYTHING), {**secrets, "db": DATABASE}) == []
 
 
-def test_missing_secrets_and_keys_are_found_without_contents():
-    keys = {"user": {"username"}, "client": {"tls.crt", "ca.crt"}, "ca": {"tls.crt"}, "db": {"host", "port", "dbname"}}
+def test_keys_that_are_missing_come_alone():
+    rubbish = {
+        name: dict.fromkeys(keys, b"")
+        for name, keys in {
+            "user": ("username",),
+            "client": ("tls.crt", "ca.crt"),
+            "ca": ("tls.crt",),
+            "db": ("host", "port", "dbname"),
+        }.items()
+    }
 
-    assert [str(problem) for problem in checks.incomplete(pipeline(**EVERYTHING), keys)] == [
+    assert judged(pipeline(**EVERYTHING), rubbish) == [
         "Secret user lacks password: add what is missing",
         "Secret admin does not exist: create it, with password",
         "Secret ca lacks ca.crt: add what is missing",
@@ -234,5 +249,65 @@ def test_the_ends_of_certificates_are_known_by_key(authority, other):
     assert checks.valid_until(Use.CERTIFICATE, client(pair))["tls.crt"].date() == (NOW + 10 * DAY).date()
     ends = checks.valid_until(Use.AUTHORITY, {"ca.crt": other.pem + authority.pem})
     assert ends["ca.crt"].date() == (NOW + 365 * DAY).date()
+    assert checks.valid_until(Use.DATABASE, {**DATABASE, "ca.crt": other.pem + authority.pem}) == ends
     assert checks.valid_until(Use.LOGIN, LOGIN) == {}
     assert checks.valid_until(Use.AUTHORITY, {"ca.crt": b"canary"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("use", "make"),
+    [
+        (Use.CERTIFICATE, lambda pair, other: client(pair, **{"ca.crt": other})),
+        (Use.AUTHORITY, lambda pair, other: {"ca.crt": pair.certificate + other}),
+        (Use.DATABASE, lambda pair, _other: {**DATABASE, "ca.crt": pair.certificate}),
+    ],
+    ids=lambda value: value if isinstance(value, Use) else "",
+)
+def test_a_verdict_stays_true_until_the_time_that_it_names(authority, other, use, make):
+    contents = make(authority.pair(begins=DAY, lasts=10 * DAY), other.pem)
+    verdict = checks.judged(Wanted("s", use), contents, NOW)
+    told = set()
+    while verdict.until is not None:
+        assert list(verdict.problems) == list(
+            checks.problems_of("s", use, contents, verdict.until - dt.timedelta(seconds=1))
+        )
+        told.add(verdict.problems)
+        verdict = checks.judged(Wanted("s", use), contents, verdict.until)
+    for later in (DAY, 3650 * DAY):
+        assert list(verdict.problems) == list(checks.problems_of("s", use, contents, NOW + 11 * DAY + later))
+
+    assert len(told | {verdict.problems}) > 2
+
+
+def test_what_holds_no_certificate_stays_as_it_is_judged():
+    assert checks.judged(Wanted("s", Use.LOGIN), LOGIN, NOW) == checks.Verdict()
+    assert checks.judged(Wanted("s", Use.AUTHORITY), {"ca.crt": b"canary"}, NOW).until is None
+    assert checks.judged(Wanted("s", Use.AUTHORITY), None, NOW).until is None
+
+
+def test_a_certificate_until_the_end_of_time_is_fine(tmp_path):
+    for_ever = Authority(tmp_path, lasts=dt.datetime.max.replace(tzinfo=dt.UTC) - NOW - DAY)
+    verdict = checks.judged(Wanted("s", Use.AUTHORITY), {"ca.crt": for_ever.pem}, NOW)
+
+    assert verdict.problems == ()
+    assert checks.judged(Wanted("s", Use.AUTHORITY), {"ca.crt": for_ever.pem}, verdict.until).problems != ()
+
+
+def test_a_certificate_of_a_year_that_no_calendar_has_is_none(authority):
+    der = ssl.PEM_cert_to_DER_cert(authority.pair(lasts=40 * 365 * DAY).certificate.decode())
+    end = re.search(rb"\x18\x0f(20\d{2})", der)
+    assert end is not None
+    broken = ssl.DER_cert_to_PEM_cert(der[: end.start(1)] + b"0000" + der[end.end(1) :]).encode()
+
+    (text,) = said(Use.AUTHORITY, {"ca.crt": broken})
+    assert "holds no certificate in PEM" in text
+
+
+def test_a_kind_of_key_that_is_not_known_belongs_to_no_other(authority):
+    der = ssl.PEM_cert_to_DER_cert(authority.pair().certificate.decode())
+    curve = bytes.fromhex("06082a8648ce3d030107")
+    assert der.count(curve) == 1
+    strange = ssl.DER_cert_to_PEM_cert(der.replace(curve, curve[:-1] + b"\x63")).encode()
+
+    (text,) = said(Use.CERTIFICATE, client(authority.pair()._replace(certificate=strange)))
+    assert "does not belong to the certificate" in text

@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 from planned_world import NOW, PlannedWorld, decision, pipeline, settle
 
+from forebay.pipeline.spec import Kafka
 from forebay.planning import reconciling, reporting
+from forebay.planning.credentials import formats
+from forebay.planning.credentials.checks import Problem
 from forebay.planning.objects import ObjectKey
 from forebay.planning.pods import PodState, Trouble
 from forebay.planning.reconciling import Wanted
@@ -13,6 +16,9 @@ from forebay.planning.reporting import Condition, Report, amount, duration, roun
 from forebay.planning.scaling import Lasting
 
 ENRICH = ObjectKey("StatefulSet", "sensors-enrich")
+MISSING = Problem(secret="x", wrong="does not exist", cure="create it")
+EXPIRED = Problem(secret="z", key="ca.crt", wrong="expired", cure="renew it")
+SOON = Problem(secret="y", key="tls.crt", wrong="expires soon", cure="renew it", is_warning=True)
 EVEN = {"lag": "10", "behind": "1s", "rate": "200/s"}
 
 
@@ -59,10 +65,16 @@ def test_ready_takes_the_words_of_what_keeps_it():
     ("changes", "kind", "reason", "message"),
     [
         (
-            {"secrets": ("Secret x does not exist: create it",)},
+            {"secrets": (MISSING, SOON)},
             "CredentialsReady",
             "SecretsIncomplete",
-            "Secret x does",
+            "Secret x does not exist: create it; key tls.crt of Secret y expires soon: renew it",
+        ),
+        (
+            {"secrets": (EXPIRED,)},
+            "CredentialsReady",
+            "SecretsInvalid",
+            "key ca.crt of Secret z expired: renew it",
         ),
         ({"manifests": Trouble("ChartRefuses", "no")}, "WorkloadsReady", "ChartRefuses", "no"),
     ],
@@ -72,6 +84,53 @@ def test_each_aspect_names_cause_and_cure(changes, kind, reason, message):
 
     assert (found.status, found.reason) == ("False", reason)
     assert message in found.message
+
+
+def test_what_will_expire_is_said_and_stops_nothing():
+    report = told(running(settle(PlannedWorld(pipeline()))), secrets=(SOON,))
+
+    assert report.is_ready
+    assert condition(report, "CredentialsReady") == Condition(
+        "CredentialsReady",
+        "True",
+        "Complete",
+        "every Secret that the Pipeline needs is there and complete; key tls.crt of Secret y expires soon: renew it",
+    )
+
+
+def test_secrets_that_could_not_be_read_are_unknown():
+    report = told(running(settle(PlannedWorld(pipeline()))), secrets=Trouble("SecretsUnreadable", "no answer"))
+
+    assert not report.is_ready
+    assert condition(report, "CredentialsReady") == Condition(
+        "CredentialsReady", "Unknown", "SecretsUnreadable", "no answer"
+    )
+
+
+def test_users_that_nobody_manages_yet_are_told_with_what_to_do():
+    world = PlannedWorld(pipeline())
+    kafka = {"bootstrapServers": "kafka:9093", "tls": {}, "sasl": {"users": "Managed"}, "adminSecretRef": {"name": "x"}}
+    managed = world.pipeline.spec.model_copy(update={"kafka": Kafka.model_validate(kafka)})
+    world.pipeline = world.pipeline.model_copy(update={"spec": managed})
+    settle(running(world))
+    logins = [wanted.name for wanted in formats.managed(world.pipeline)]
+    unmade = [Problem(secret=name, wrong="does not exist", cure="create it") for name in logins]
+    found = condition(told(world, secrets=(MISSING, *unmade[1:])), "CredentialsReady")
+
+    assert logins == ["sensors-devices-kafka-user", "sensors-enrich-kafka-user", "sensors-store-kafka-user"]
+    assert (found.status, found.reason) == ("False", "UsersNotManaged")
+    for part in (
+        "does not make users yet",
+        "plan FILE --acls",
+        "SCRAM-SHA-512",
+        "username and password",
+        "sasl.secretRef",
+    ):
+        assert part in found.message
+    assert "incomplete: sensors-enrich-kafka-user, sensors-store-kafka-user)" in found.message
+    assert found.message.endswith("; Secret x does not exist: create it")
+    assert condition(told(world, secrets=(MISSING,)), "CredentialsReady").reason == "SecretsIncomplete"
+    assert condition(told(world), "CredentialsReady").is_good
 
 
 def test_a_crashing_pod_speaks_for_its_stage():

@@ -1,5 +1,7 @@
 """What the operator knows of the cluster."""
 
+from forebay.planning.credentials.checks import Verdict
+from forebay.planning.credentials.formats import Use
 from forebay_operator.world import World
 
 KEY = ("shop", "sensors")
@@ -61,6 +63,22 @@ def test_secrets_leave_nothing_behind_but_whether_they_changed():
     assert before.digests.keys() == {"password"}
     assert before != after
     assert "aHVudGVyMg" not in repr(vars(world))
+
+
+def test_a_verdict_on_a_secret_lasts_as_long_as_its_contents():
+    secret = {"metadata": {"namespace": "shop", "name": "login"}, "data": {"password": "aHVudGVyMg=="}}
+    world = World()
+    world.see("Secret", secret)
+    known = world.secret("shop", "login")
+    assert known is not None
+    known.verdicts[Use.LOGIN] = Verdict()
+    world.replace_all("Secret", "shop", [secret])
+    assert world.secret("shop", "login") is known
+
+    world.see("Secret", secret | {"data": {"password": "b3RoZXI="}})
+    changed = world.secret("shop", "login")
+    assert changed is not None
+    assert changed.verdicts == {}
 
 
 def test_of_pods_the_status_is_kept_alone():

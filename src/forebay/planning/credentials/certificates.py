@@ -8,6 +8,7 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 _LATE = 10
 """A certificate is renewed late when less than a tenth of its life is left: cert-manager renews with a third left ..."""
@@ -73,7 +74,8 @@ def issuer_flaws(pem: bytes, authority: bytes) -> Iterator[Flaw]:
 def private_key_flaws(pem: bytes, certificate: bytes) -> Iterator[Flaw]:
     """What is wrong with a private key, and whether it is the certificate's; where that cannot be read: unknown."""
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
+        # Whether the numbers of an RSA key are prime is left out: that takes half a second, and the key is not used here.
+        key = serialization.load_pem_private_key(pem, password=None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         yield Flaw("is encrypted", "store it without a passphrase")
         return
@@ -81,7 +83,7 @@ def private_key_flaws(pem: bytes, certificate: bytes) -> Iterator[Flaw]:
         yield Flaw("holds no private key in PEM", "store it as it was issued, from '-----BEGIN' to '-----END'")
         return
     chain = _certificates(certificate)
-    if chain and _public(key.public_key()) != _public(chain[0].public_key()):
+    if chain and not _belongs_to(key, chain[0]):
         yield Flaw("does not belong to the certificate", "store key and certificate of one issue")
 
 
@@ -93,11 +95,22 @@ def valid_until(pem: bytes, *, is_bundle: bool) -> datetime | None:
     return max(ends) if is_bundle else min(ends)
 
 
+def changes(pem: bytes) -> Iterator[datetime]:
+    """The moments from which on certificates are judged differently."""
+    for certificate in _certificates(pem):
+        yield certificate.not_valid_before_utc
+        yield _late_from(certificate)
+        yield certificate.not_valid_after_utc
+
+
 def _certificates(pem: bytes) -> Sequence[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(pem)
+        found = x509.load_pem_x509_certificates(pem)
+        for certificate in found:  # years that no calendar has pass until they are asked for
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except ValueError:
         return ()
+    return found
 
 
 def _no_certificate(what: str) -> Flaw:
@@ -116,9 +129,13 @@ def _time_flaws(certificate: x509.Certificate, now: datetime) -> Iterator[Flaw]:
 
 def _lateness(certificate: x509.Certificate, now: datetime) -> Iterator[Flaw]:
     end = certificate.not_valid_after_utc
-    warning_time = min(_LATE_AT_MOST, (end - certificate.not_valid_before_utc) / _LATE)
-    if now < end <= now + warning_time:
+    if _late_from(certificate) <= now < end:
         yield Flaw(f"expires on {_day(end)}", "renew it before", is_warning=True)
+
+
+def _late_from(certificate: x509.Certificate) -> datetime:
+    end = certificate.not_valid_after_utc
+    return end - min(_LATE_AT_MOST, (end - certificate.not_valid_before_utc) / _LATE)
 
 
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -127,6 +144,13 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def _belongs_to(key: PrivateKeyTypes, certificate: x509.Certificate) -> bool:
+    try:
+        return _public(key.public_key()) == _public(certificate.public_key())
+    except (ValueError, UnsupportedAlgorithm):  # a kind of key that is not known
+        return False
 
 
 def _public(key: object) -> bytes:

@@ -1,16 +1,12 @@
-"""What is wrong with the Secrets that a Pipeline names: each problem with Secret, key and cure, never with content.
-
-`incomplete` needs to know only which keys there are, `problems` looks into them too.
-"""
+"""What is wrong with Secrets: each problem with Secret, key and cure, never with content."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from forebay.pipeline.spec import Pipeline
 from forebay.planning.credentials import certificates, formats
 from forebay.planning.credentials.certificates import Flaw
-from forebay.planning.credentials.formats import ALTERNATIVES, AUTHORITY, PASSWORD, USERNAME, Use
+from forebay.planning.credentials.formats import ALTERNATIVES, AUTHORITY, PASSWORD, USERNAME, Use, Wanted
 
 Contents = Mapping[str, bytes]
 """What a Secret holds, by key."""
@@ -33,32 +29,34 @@ class Problem:
         return f"{place} {self.wrong}: {self.cure}"
 
 
-def incomplete(pipeline: Pipeline, keys: Mapping[str, Collection[str] | None]) -> tuple[Problem, ...]:
-    """Which Secrets are not there, or lack keys.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What there is to know of a Secret, so that its contents need not be kept."""
+
+    problems: tuple[Problem, ...] = ()
+    ends: Mapping[str, datetime] = field(default_factory=dict)
+    """When its certificates expire, by key."""
+    until: datetime | None = None
+    """From then on it may be judged differently, without a change of the Secret; None: never."""
+
+
+def judged(wanted: Wanted, contents: Contents | None, now: datetime) -> Verdict:
+    """Everything that is wrong with one Secret, and how long that stays true.
 
     Args:
-        pipeline: what names them.
-        keys: those of each Secret; None, or left out, where there is no such Secret.
-    """
-    return tuple(
-        problem
-        for wanted in formats.wanted(pipeline)
-        if (problem := _incomplete(wanted.name, wanted.use, keys.get(wanted.name))) is not None
-    )
-
-
-def problems(pipeline: Pipeline, secrets: Mapping[str, Contents | None], now: datetime) -> tuple[Problem, ...]:
-    """Everything that is wrong with the Secrets that a Pipeline names.
-
-    Args:
-        pipeline: what names them.
-        secrets: their contents; None, or left out, where there is no such Secret.
+        wanted: which Secret, and what for.
+        contents: what it holds; None where there is no such Secret.
         now: with a time zone; certificates are judged by it.
     """
-    return tuple(
-        problem
-        for wanted in formats.wanted(pipeline)
-        for problem in problems_of(wanted.name, wanted.use, secrets.get(wanted.name), now)
+    found = tuple(problems_of(wanted.name, wanted.use, contents, now))
+    if contents is None:
+        return Verdict(problems=found)
+    key = _certificate_key(wanted.use, contents)
+    changes = () if key is None else certificates.changes(contents[key])
+    return Verdict(
+        problems=found,
+        ends=valid_until(wanted.use, contents),
+        until=min((moment for moment in changes if moment > now), default=None),
     )
 
 
@@ -75,11 +73,17 @@ def problems_of(secret: str, use: Use, contents: Contents | None, now: datetime)
 
 def valid_until(use: Use, contents: Contents) -> dict[str, datetime]:
     """When the certificates in a Secret expire, by key."""
-    keys = {Use.CERTIFICATE: formats.certificate_keys(contents).certificate, Use.AUTHORITY: AUTHORITY}
-    if use not in keys or keys[use] not in contents:
+    key = _certificate_key(use, contents)
+    if key is None:
         return {}
-    end = certificates.valid_until(contents[keys[use]], is_bundle=use is Use.AUTHORITY)
-    return {} if end is None else {keys[use]: end}
+    end = certificates.valid_until(contents[key], is_bundle=use is not Use.CERTIFICATE)
+    return {} if end is None else {key: end}
+
+
+def _certificate_key(use: Use, contents: Contents) -> str | None:
+    """Where the certificates stand that are judged by the time, if there are any."""
+    key = formats.certificate_keys(contents).certificate if use is Use.CERTIFICATE else AUTHORITY
+    return key if use is not Use.LOGIN and key in contents else None
 
 
 def _incomplete(secret: str, use: Use, keys: Collection[str] | None) -> Problem | None:

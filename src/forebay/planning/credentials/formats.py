@@ -4,6 +4,7 @@ from collections.abc import Container, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
+from forebay.pipeline import names
 from forebay.pipeline.spec import Kafka, Pipeline
 
 AUTHORITY = "ca.crt"
@@ -66,13 +67,21 @@ def wanted_for_kafka(kafka: Kafka) -> Iterator[Wanted]:
 
 
 def wanted(pipeline: Pipeline) -> tuple[Wanted, ...]:
-    """Every Secret that the Pipeline names. Those that the operator makes are not among them."""
+    """Every Secret that the Pipeline names; those of managed users it does not name."""
     databases = (
         Wanted(sink.destination.postgres.secret_ref.name, Use.DATABASE)
         for sink in pipeline.spec.sinks
         if sink.destination.postgres is not None
     )
     return tuple(dict.fromkeys((*wanted_for_kafka(pipeline.spec.kafka), *databases)))
+
+
+def managed(pipeline: Pipeline) -> tuple[Wanted, ...]:
+    """The Secrets of managed users, one for each stage; none where users are not managed."""
+    sasl = pipeline.spec.kafka.sasl
+    if sasl is None or sasl.users is None:
+        return ()
+    return tuple(Wanted(names.login_secret(pipeline, stage), Use.LOGIN) for stage in pipeline.spec.stages)
 
 
 def certificate_keys(present: Container[str]) -> CertificateKeys:

@@ -9,7 +9,7 @@ Denials are a person's word, and stay.
 """
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from forebay.pipeline import names
@@ -203,6 +203,23 @@ def not_permitted(pipeline: Pipeline) -> str:
     return (
         "the user of adminSecretRef may not manage users and ACLs: allow it ALTER and DESCRIBE on the cluster, or make a user "
         f"that may do the following, and name its Secret in sasl.secretRef: {'; '.join(lines)}"
+    )
+
+
+def not_managed(pipeline: Pipeline, secrets: Sequence[str]) -> str:
+    """What to say while nobody makes the users that a Pipeline wants managed.
+
+    Args:
+        pipeline: what asks for them.
+        secrets: those of its stages that are missing, or lack something.
+    """
+    sasl = pipeline.spec.kafka.sasl
+    assert sasl is not None  # noqa: S101 - who asks for users has it
+    return (
+        "the operator does not make users yet: for each stage, make in Kafka one of the two users that "
+        f"`forebay plan FILE --acls` prints, with those rights and mechanism {sasl.mechanism.value}, and create the stage's "
+        f"Secret with its username and password (missing or incomplete: {', '.join(secrets)}); or use sasl.secretRef, with one "
+        "login for all stages"
     )
 
 
