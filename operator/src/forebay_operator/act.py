@@ -69,7 +69,8 @@ class Actor:
             except ForebayError as error:
                 metrics.STEPS.labels(kind, "failed").inc()
                 log.warning("step failed", step=str(step), error=str(error), **where)
-                return Outcome(tuple(done), f"cannot {step}: {error}")
+                what = step.change if isinstance(step, Scale) else step  # figures would be news at every attempt
+                return Outcome(tuple(done), f"cannot {what}: {error}")
             metrics.STEPS.labels(kind, "done").inc()
             log.info("step", step=str(step), **where)
             await self.events.tell_step(body, step)

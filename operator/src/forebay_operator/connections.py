@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,7 +33,8 @@ class Connection:
     """A way to one Kafka cluster."""
 
     admin: Admin
-    groups: GroupObserver
+    properties: Mapping[str, Any]
+    """librdkafka's; they hold credentials and are never shown."""
     cluster: str
     """The cluster's own id."""
 
@@ -51,6 +52,7 @@ class Connections:
         self._known: OrderedDict[str, Connection] = OrderedDict()
         self._making: dict[str, asyncio.Lock] = {}
         self._clusters: dict[str, str] = {}
+        self.groups = GroupObserver()
 
     async def to(self, pipeline: Pipeline) -> Connection:
         """The client for a Pipeline; MissingSecret, TryLater or Refused say why there is none."""
@@ -59,8 +61,7 @@ class Connections:
             if key not in self._known:
                 self._known[key] = await self._made(pipeline)
                 while len(self._known) > _MOST_CLIENTS:
-                    forgotten, connection = self._known.popitem(last=False)
-                    connection.groups.close()
+                    forgotten, _ = self._known.popitem(last=False)
                     self._making.pop(forgotten, None)
         self._known.move_to_end(key)
         self._clusters[pipeline.spec.kafka.bootstrap_servers] = self._known[key].cluster
@@ -80,8 +81,7 @@ class Connections:
 
     def close(self) -> None:
         """End threads and children."""
-        for connection in self._known.values():
-            connection.groups.close()
+        self.groups.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _key(self, pipeline: Pipeline) -> str:
@@ -96,7 +96,7 @@ class Connections:
         known = {name: contents for name, contents in secrets.items() if contents is not None}
         properties = settings.admin_connection(kafka, known)
         admin = await self.run(Admin, properties)
-        return Connection(admin, GroupObserver(properties), await self.run(admin.cluster_id))
+        return Connection(admin, properties, await self.run(admin.cluster_id))
 
     async def _secret(self, namespace: str, name: str) -> dict[str, str] | None:
         contents = await credentials.read(self._api, namespace, name)

@@ -181,7 +181,8 @@ class Measuring:
             read |= following.partitions_of({stage.from_ for stage in stages}, known.known_topics)
             inflow |= following.partitions_of(following.inflow_topics(known.pipeline), known.known_topics)
         observed, begins = await asyncio.gather(
-            ask(connection.groups.observe, sorted(groups)), ask(connection.admin.begins, sorted(read))
+            ask(self._connections.groups.observe, connection.properties, sorted(groups)),
+            ask(connection.admin.begins, sorted(read)),
         )
         ends = await ask(connection.admin.ends, sorted(read | inflow))
         answered = {

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
+from weakref import WeakMethod
 
 from confluent_kafka import (
     Consumer,
@@ -65,8 +66,15 @@ class Admin:
     def __init__(self, connection: Mapping[str, Any]) -> None:
         self._servers = str(connection["bootstrap.servers"])
         self._complaint: KafkaError | None = None
-        # what librdkafka would log about connections comes back as an error here
-        self._properties: dict[str, Any] = {**connection, "log_level": 0, "error_cb": self._remember}
+        # What librdkafka would log about connections comes back as an error here. The client must not keep this object alive:
+        # loops that collect no garbage would keep the threads and connections of every login that was tried.
+        remember = WeakMethod(self._remember)
+
+        def complain(error: KafkaError) -> None:
+            if (call := remember()) is not None:
+                call(error)
+
+        self._properties: dict[str, Any] = {**connection, "log_level": 0, "error_cb": complain}
         self._observers: dict[str, Consumer] = {}
         try:
             self.client = clients.admin(self._properties)

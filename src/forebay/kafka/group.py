@@ -24,7 +24,7 @@ from confluent_kafka import (
 
 from forebay.errors import Fatal, Refused, TryLater
 from forebay.kafka import clients
-from forebay.kafka.errors import ClientErrors
+from forebay.kafka.errors import ClientErrors, TransactionAborted
 from forebay.kafka.settings import Properties
 from forebay.pipeline.spec import StartFrom
 
@@ -270,7 +270,8 @@ class GroupReader:
         try:
             action()
         except Exception as error:  # noqa: BLE001 - raised again by read()
-            self._failure = self._failure or error
+            if self._failure is None or isinstance(self._failure, TransactionAborted):  # the least of all troubles
+                self._failure = error
 
 
 def _partition(message: Message) -> int:

@@ -4,11 +4,14 @@ An administrator's request to a coordinator can end the process that makes it: l
 the coordinator moves (its issue 5040), and aborts on an assertion of its own when the broker goes away while it waits for
 one (measured; requests that need no coordinator do not). A consumer per group would not, but costs threads and connections
 of each: too much for hundreds of groups. So a child asks: when it dies nobody has an answer for this once, and the next
-question starts another.
+question starts another. Each keeps its clients; there is a second child only while the first waits for a Kafka that is slow.
 """
 
 import contextlib
+import hashlib
+import json
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterable, Mapping
@@ -25,8 +28,11 @@ from forebay.kafka import clients
 
 log = structlog.get_logger()
 
-ANSWER_TIMEOUT_S = 25.0
+ANSWER_TIMEOUT_S = 45.0
+"""For two requests' time-outs, and for another question before."""
 _REQUEST_TIMEOUT_S = 10.0
+_MOST_CHILDREN = 3
+_MOST_CLIENTS = 32
 
 Offsets = Mapping[tuple[str, int], int]
 """By topic and partition."""
@@ -45,31 +51,37 @@ class Group:
 
 
 class GroupObserver:
-    """Asks one Kafka cluster with one login, in a child process; use it from any thread, and close it."""
+    """Asks in child processes; use it from any thread, and close it."""
 
-    def __init__(self, connection: Mapping[str, Any]) -> None:
-        self._connection = dict(connection)
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
+        self._is_closed = False
 
-    def observe(self, groups: Iterable[str]) -> dict[str, Group | None]:
-        """The groups by name; None where there is no complete answer, and an empty one where there is no such group."""
+    def observe(self, connection: Mapping[str, Any], groups: Iterable[str]) -> dict[str, Group | None]:
+        """The groups by name; None where there is no complete answer, and an empty one where there is no such group.
+
+        Args:
+            connection: librdkafka properties of an administrator.
+            groups: their names.
+        """
         names = list(groups)
-        if not names:
-            return {}
         with self._lock:
+            if not names or self._is_closed:
+                return dict.fromkeys(names)
             pool = self._pool = self._pool or ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn"), initializer=_connect, initargs=(self._connection,)
+                _MOST_CHILDREN, multiprocessing.get_context("spawn"), initializer=_prepare
             )
         try:
-            return pool.submit(_observed, names).result(timeout=ANSWER_TIMEOUT_S)
-        except (BrokenProcessPool, TimeoutError) as error:
+            return pool.submit(_observed, dict(connection), names).result(timeout=ANSWER_TIMEOUT_S)
+        except (BrokenProcessPool, TimeoutError, RuntimeError) as error:  # the last: it was closed meanwhile
             log.warning("the observer of groups is started anew", error=type(error).__name__)
             self._discard(pool)
             return dict.fromkeys(names)
 
     def close(self) -> None:
-        """End the child."""
+        """End the children."""
+        self._is_closed = True
         if self._pool is not None:
             self._discard(self._pool)
 
@@ -83,22 +95,39 @@ class GroupObserver:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-_client: list[AdminClient] = []
-"""In the child: the one that it has."""
+_clients: dict[str, AdminClient] = {}
+"""In a child: by a hash of the connection, the latest last."""
 
 
-def _connect(connection: dict[str, Any]) -> None:
+def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent
-    _client.append(clients.admin(connection | {"log_level": 0, "error_cb": _ignore}))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Whoever kills the parent leaves nobody to tell its children."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
+
+
+def _client_of(connection: dict[str, Any]) -> AdminClient:
+    key = hashlib.sha256(json.dumps(connection, sort_keys=True).encode()).hexdigest()
+    client = _clients.pop(key, None) or clients.admin(connection | {"log_level": 0, "error_cb": _ignore})
+    _clients[key] = client
+    while len(_clients) > _MOST_CLIENTS:  # credentials change
+        del _clients[next(iter(_clients))]
+    return client
 
 
 def _ignore(_error: object) -> None:
     """A Kafka that does not answer is told by who else asks it."""
 
 
-def _observed(names: list[str]) -> dict[str, Group | None]:
+def _observed(connection: dict[str, Any], names: list[str]) -> dict[str, Group | None]:
     """All requests are on their way before the first answer is awaited: the client takes one group a request for offsets."""
-    (client,) = _client
+    client = _client_of(connection)
     described = client.describe_consumer_groups(names, request_timeout=_REQUEST_TIMEOUT_S)
     committed: dict[str, Future[ConsumerGroupTopicPartitions]] = {}
     for name in names:

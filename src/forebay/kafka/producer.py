@@ -57,7 +57,6 @@ class TransactionalProducer:
         self._login: Login | None = properties.get(clients.LOGIN)
         self._logged_in = 0
         """How often the login had changed when the client was made."""
-        self._go_on: Callable[[], bool] = lambda: True
         self.open = False
         """A transaction has begun and neither committed nor aborted."""
 
@@ -72,7 +71,7 @@ class TransactionalProducer:
         Waits for the brokers, and for the right to use the id, while `go_on`, which is asked every few seconds; False when
         it gave up.
         """
-        said, self._go_on = False, go_on
+        said = False
         while go_on():
             if self._producer is None and self._login is not None:
                 self._logged_in = self._login.changes
@@ -101,14 +100,17 @@ class TransactionalProducer:
             self._producer = None
         return self.initialize(go_on)
 
-    def begin(self) -> None:
-        """Begin a transaction, with a new client when the login has changed.
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the login has changed since the client was made: then `replace` it between two transactions.
 
         A connection that authenticates anew as another user is closed by Kafka. In the middle of a transaction that can leave the
         offsets' call without an answer until its time is up (librdkafka's issues 5456 and 5511).
         """
-        if self._login is not None and self._logged_in != self._login.changes:
-            self.replace(self._go_on)
+        return self._login is not None and self._logged_in != self._login.changes
+
+    def begin(self) -> None:
+        """Begin a transaction."""
         self._call(self._client.begin_transaction)
         self.open = True
 

@@ -118,8 +118,13 @@ class Scale:
     present: int
     verdict: Wanted
 
+    @property
+    def change(self) -> str:
+        """What is done, without the figures that it is done for."""
+        return f"scale {self.key} from {self.present} to {self.verdict.replicas}"
+
     def __str__(self) -> str:
-        return f"scale {self.key} from {self.present} to {self.verdict.replicas}: {self.verdict.sentence}"
+        return f"{self.change}: {self.verdict.sentence}"
 
 
 @dataclass(frozen=True, slots=True)

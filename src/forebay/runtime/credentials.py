@@ -14,7 +14,7 @@ from datetime import datetime
 
 import structlog
 
-from forebay.errors import ForebayError, MissingSecret, TryLater
+from forebay.errors import ForebayError, TryLater
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.admin import log_in
 from forebay.kafka.clients import LOGIN, Login
@@ -32,6 +32,7 @@ TRY_AGAIN_S = 15.0
 
 _LOGIN_KEYS = ("sasl.username", "sasl.password")
 _MOST_READS = 10
+_MOST_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Credentials:
         """Take what is new into use; True when that needs new clients."""
         try:
             found = self._read()
-        except (MissingSecret, TryLater) as error:  # what is in use goes on
+        except ForebayError as error:  # what is in use goes on
             self._say(str(error))
             return False
         if self._used is None or found == self._used:
@@ -164,7 +165,7 @@ class Credentials:
         if self._ref is None or formats.GENERATION not in kafka_settings.keys_of(self._secrets, self._ref):
             return None
         text = kafka_settings.read_secret(self._secrets, self._ref, formats.GENERATION)
-        return int(text) if text.isascii() and text.isdecimal() else None
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
     def _expiries(self) -> dict[tuple[str, str], datetime]:
         if self._pipeline.spec.kafka.tls is None:

@@ -186,14 +186,15 @@ class ProcessingLoop:
     def _guarded(self, action: Callable[[], None]) -> None:
         """Do it. What goes wrong and may pass is answered, and so is what goes wrong in the answer, until one succeeds.
 
-        Nothing is read before that, for an answer that failed may not have rewound. Whoever is to stop answers once.
+        Nothing is read before that, for an answer that failed may not have rewound. What answers a failed answer restores all
+        state, for the first one may have had to. Whoever is to stop answers once.
         """
         answers = 0
         while True:
             try:
                 action()
             except TransactionAborted as error:
-                answer = partial(self._aborted, error)
+                answer = partial(self._start_over if answers else self._aborted, error)
             except StoreDamaged as error:
                 answer = partial(self._damaged, error)
             except (Uncertain, TryLater) as error:
@@ -210,8 +211,7 @@ class ProcessingLoop:
         if stage is None or run.partition in self._restorer.partitions:
             return
         begun = time.perf_counter()
-        if not self._producer.open:
-            self._producer.begin()
+        self._begin()
         transaction = self._transaction
         if self._poison:
             run = self._without_poison(run)
@@ -224,6 +224,16 @@ class ProcessingLoop:
             transaction.dropped += outcome.dropped
         transaction.offsets[run.partition] = run.next_offset
         transaction.processing_s += time.perf_counter() - begun
+
+    def _begin(self) -> None:
+        """Open a transaction, unless one is.
+
+        A new login's client may fence a successor, but takes nothing from it: offsets of a former member are refused.
+        """
+        if not self._producer.open:
+            if self._producer.is_outdated:
+                self._producer.replace(self._replica.go_on)
+            self._producer.begin()
 
     def _produce(self, outcome: Outcome) -> None:
         """Queue the outcome's records in order; the few with headers go one by one between the batches."""
@@ -295,8 +305,7 @@ class ProcessingLoop:
                 transaction.offsets[partition] = end
         if not transaction.offsets:
             return
-        if not self._producer.open:
-            self._producer.begin()
+        self._begin()
         begun = time.perf_counter()
         written = [
             self._log_changes(name, partition, state)
@@ -390,20 +399,17 @@ class ProcessingLoop:
         self._rewind(restore=list(self._owned))
 
     def _damaged(self, error: StoreDamaged) -> None:
-        """Local state cannot be read: wipe it, abort, restore it, and do the work again."""
+        """Local state cannot be read: wipe it, abort, restore all, and do the work again.
+
+        All: what else was being done, perhaps the restore of others, is not known here.
+        """
         log.error("local state is damaged; it is wiped and restored", reason=str(error))
         self._replica.metrics.error(error)
         self._forget_transaction()
         error.store.wipe()
         self._producer.abort()
         self._replica.metrics.aborted()
-        self._rewind(
-            restore=[
-                partition
-                for partition, stage in self._owned.items()
-                if any(state.store is error.store for state in stage.states.values())
-            ]
-        )
+        self._rewind(restore=list(self._owned))
 
     def _rewind(self, restore: Sequence[int] = ()) -> None:
         """Continue every owned partition at its committed offset, some after a restore; the transaction is forgotten."""

@@ -389,9 +389,10 @@ class SourceLoop:
     def _recover(self) -> bool:
         """Bring producer and position to where the last commit left them; False when asked to stop meanwhile.
 
-        First fence, then read: a predecessor that still lives could commit in between otherwise.
+        First fence, then read: a predecessor that still lives could commit in between otherwise. A producer that is replaced for
+        its login fences too, perhaps a successor that has come further.
         """
-        if self._is_doubtful:
+        if self._is_doubtful or self._producer.is_outdated:
             if not self._producer.replace(self._replica.go_on):
                 return False
             self._committed = recorded(self._replica, self._positions)

@@ -29,7 +29,7 @@ class Kafka:
         self.is_away = False
         self.asked = []
 
-    def groups(self, names):
+    def groups(self, _connection, names):
         self._note("groups", names)
         partitions = [("raw", 0), ("enriched", 0)]
         group = Group("STABLE", dict.fromkeys(partitions, "a"), dict.fromkeys(partitions, self.committed))
@@ -55,8 +55,8 @@ class Place:
     def __init__(self):
         self.kafka = Kafka()
         self.world, self.pending = World(), Pending()
-        self.connection = Connection(self.kafka, SimpleNamespace(observe=self.kafka.groups), "cluster")
-        connections = SimpleNamespace(run=self._run)
+        self.connection = Connection(self.kafka, {}, "cluster")
+        connections = SimpleNamespace(run=self._run, groups=SimpleNamespace(observe=self.kafka.groups))
         self.measuring = Measuring(connections, self.world, self.pending, 0.02)
         self.topics = {
             name: TopicState(name=name, partitions=1, replication_factor=1, config={}, topic_id=name)

@@ -45,7 +45,7 @@ class Kafka:
 
 
 def groups_of(kafka):
-    return SimpleNamespace(observe=kafka.observe_groups)
+    return kafka.observe_groups
 
 
 @pytest.mark.parametrize(

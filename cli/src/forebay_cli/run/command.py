@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -186,11 +187,13 @@ def _run(request: Request, result: Result) -> None:
                     expected_records=sources.expected_records(planned, request.file.parent),
                 )
                 properties = admin_connection(pipeline.spec.kafka, None)
-                with contextlib.closing(GroupObserver(properties)) as groups:
+                with contextlib.closing(GroupObserver()) as observer:
                     session = Session(
                         plan,
                         offsets=OffsetReader(admin, pipeline),
-                        scalings=scaling.scalings(pipeline, Admin(properties), groups, folder.decisions),
+                        scalings=scaling.scalings(
+                            pipeline, Admin(properties), partial(observer.observe, properties), folder.decisions
+                        ),
                         broker=broker,
                         view=view,
                     )

@@ -1,11 +1,11 @@
 """How many replicas the stages of a run have: what is seen of them, given to the decision that the operator takes too."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from forebay.kafka.admin import Admin
-from forebay.kafka.groups import GroupObserver
+from forebay.kafka.groups import Group
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline
 from forebay.planning.scaling import (
@@ -27,6 +27,8 @@ from forebay_cli.run.observation import answer
 
 READ_WITHIN_S = 0.5
 
+Groups = Callable[[list[str]], Mapping[str, Group | None]]
+
 
 class StageScaling:
     """One stage's scaling: `look` and `write` block, one call at a time; `decide` is pure but for what it remembers."""
@@ -37,7 +39,7 @@ class StageScaling:
         *,
         pipeline: Pipeline,
         admin: Admin,
-        groups: GroupObserver,
+        groups: Groups,
         partitions: int,
         file: Path | None = None,
     ) -> None:
@@ -86,7 +88,7 @@ class StageScaling:
 
     def _read(self) -> tuple[GroupState, tuple[PartitionOffsets, ...]]:
         topic = self.stage.from_
-        observed = self._groups.observe([self._group])[self._group]
+        observed = self._groups([self._group])[self._group]
         if observed is None:
             return GroupState.UNKNOWN, ()
         begins = self._admin.begin_offsets(topic, self._partitions)
@@ -102,13 +104,13 @@ class StageScaling:
         )
 
 
-def scalings(pipeline: Pipeline, admin: Admin, groups: GroupObserver, folder: Path) -> dict[str, StageScaling]:
+def scalings(pipeline: Pipeline, admin: Admin, groups: Groups, folder: Path) -> dict[str, StageScaling]:
     """The consuming stages by name, if there is one among them whose number of replicas can change.
 
     Args:
         pipeline: what runs.
         admin: a client of their own.
-        groups: to be closed by the caller.
+        groups: asks for groups by name.
         folder: where each stage's decisions are written, as STAGE.jsonl.
     """
     stages = pipeline.spec.consuming_stages

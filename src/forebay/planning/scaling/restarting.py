@@ -14,6 +14,7 @@ Kept = dict[str, float]
 
 _NEAR = 0.25
 """Figures are written again when they have moved by more: measuring them anew takes less time than reading about it."""
+_LEAST = 1e-6
 _FASTEST = 1e9
 _SLOWEST_S = 3_600.0
 
@@ -59,10 +60,10 @@ def recalled(kept: object, now: float) -> Memory:
 
 
 def _within(value: object, most: float) -> float | None:
-    """A figure above 0 and not above the most there can be; None for anything else."""
+    """A figure that is neither nothing nor above the most there can be; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if 0 < value <= most else None  # no comparison holds for NaN
+    return float(value) if _LEAST <= value <= most else None  # no comparison holds for NaN
 
 
 def _rounded(name: str, figure: float) -> float:
