@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 DAY = dt.timedelta(days=1)
-BEFORE = dt.timedelta(minutes=-5)
+BEFORE = -dt.timedelta(hours=1)
 
 
 class Pair(NamedTuple):

@@ -1,8 +1,8 @@
 """Running a service's real process against a real broker, as Kubernetes or `forebay run` would."""
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -37,8 +37,6 @@ class Service:
         self.pipeline_file = folder / "pipeline.yaml"
         self.pipeline_file.write_text(pipeline)
         self.log_file = folder / f"{stage}-{ordinal}.log"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
         self.command = [sys.executable, "-m", f"forebay_{kind}"]
         self.environment = {
             "PATH": os.environ["PATH"],
@@ -48,7 +46,7 @@ class Service:
             "FOREBAY_ORDINAL": str(ordinal),
             "FOREBAY_DATA": str(folder / f"{stage}-{ordinal}"),
             "FOREBAY_HTTP_HOST": "127.0.0.1",
-            "FOREBAY_HTTP_PORT": str(self.port),
+            "FOREBAY_HTTP_PORT": "0",
             "FOREBAY_LOG_FORMAT": "json",
             **({} if bootstrap is None else {"FOREBAY_BOOTSTRAP": bootstrap}),
             **extra,
@@ -85,6 +83,12 @@ class Service:
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
+
+    @property
+    def port(self) -> int:
+        """Where it serves probes and metrics; 0 until it says so."""
+        said = re.findall(r'"http_port": (\d+)', self.log())
+        return int(said[-1]) if said else 0
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels; 0 while there is none."""
