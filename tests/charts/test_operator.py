@@ -9,7 +9,7 @@ import yaml
 import charts
 from charts import Rendered
 from forebay.pipeline import schema
-from forebay_operator.api import RIGHTS
+from forebay_operator.api import rights
 from forebay_operator.settings import OperatorSettings
 
 CHART = charts.ROOT / "charts/operator"
@@ -44,7 +44,7 @@ def environment(rendered: Rendered) -> dict[str, str]:
 
 
 def test_it_renders_what_kubernetes_takes(own_schemas):
-    rendered = template(networkPolicy={"enabled": True}, replicas=2)
+    rendered = template(networkPolicy={"enabled": True}, replicas=2, managedUsers=True)
 
     assert rendered.complaint == ""
     documents = [found for found in rendered.objects if found["kind"] != "CustomResourceDefinition"]
@@ -57,9 +57,10 @@ def test_helm_finds_nothing_to_complain_about():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("managed_users", [False, True])
 @pytest.mark.parametrize("cluster_wide", [False, True])
-def test_it_grants_what_the_operator_does_and_nothing_else(cluster_wide):
-    rendered = template(clusterWide=cluster_wide)
+def test_it_grants_what_the_operator_does_and_nothing_else(cluster_wide, managed_users):
+    rendered = template(clusterWide=cluster_wide, managedUsers=managed_users)
     roles = {
         name: granted(found["rules"])
         for name, found in (rendered.of("ClusterRole") | rendered.of("Role")).items()
@@ -67,9 +68,45 @@ def test_it_grants_what_the_operator_does_and_nothing_else(cluster_wide):
     }
     looking_after = roles[f"{NAME}.system" if cluster_wide else NAME]
 
-    assert looking_after | {"leases.coordination.k8s.io": {"get", "update", "create"}} == RIGHTS
+    assert looking_after | {"leases.coordination.k8s.io": {"get", "update", "create"}} == rights(
+        managed_users=managed_users
+    )
     lease = rendered.of("Role")[f"{NAME}-lease"]["rules"]
     assert {verb for rule in lease for verb in rule["verbs"]} == {"get", "update", "create"}
+
+
+def test_secrets_are_written_on_request_alone():
+    (found,) = (rule for rule in template().of("Role")[NAME]["rules"] if rule["resources"] == ["secrets"])
+
+    assert set(found["verbs"]) == {"get", "list", "watch"}
+    assert environment(template())["FOREBAY_OPERATOR_MANAGED_USERS"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("values", "namespaces"),
+    [
+        ({"clusterWide": True}, {}),
+        (
+            {"watchNamespaces": ["shop", "depot"]},
+            {
+                "matchExpressions": [
+                    {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["shop", "depot"]}
+                ]
+            },
+        ),
+    ],
+)
+def test_pods_of_stages_can_be_asked_for_their_users(values, namespaces):
+    (policy,) = template(networkPolicy={"enabled": True}, managedUsers=True, **values).of("NetworkPolicy").values()
+    (peer,) = policy["spec"]["egress"][-1]["to"]
+
+    assert policy["spec"]["egress"][-1]["ports"] == [{"port": 8080, "protocol": "TCP"}]
+    assert peer == {
+        "podSelector": {"matchExpressions": [{"key": "forebay.dev/pipeline", "operator": "Exists"}]},
+        "namespaceSelector": namespaces,
+    }
+    (without,) = template(networkPolicy={"enabled": True}, **values).of("NetworkPolicy").values()
+    assert without["spec"]["egress"] == policy["spec"]["egress"][:-1]
 
 
 def test_it_escalates_nothing():
@@ -103,12 +140,15 @@ def test_the_operator_watches_what_it_was_given(values, namespaces):
 def test_the_environment_is_what_the_operator_reads(monkeypatch):
     """The rendered variables, read by the operator's own settings."""
     images = {"registry": "registry.example.com/team", "sink": "registry.example.com/own:1"}
-    found = environment(template(images=images, podDefaults={"logLevel": "debug"}, watchNamespaces=["shop"]))
+    found = environment(
+        template(images=images, podDefaults={"logLevel": "debug"}, watchNamespaces=["shop"], managedUsers=True)
+    )
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     settings = OperatorSettings()
 
     assert settings.namespaces == ("shop",)
+    assert settings.managed_users
     assert (settings.images.registry, settings.images.sink) == ("registry.example.com/team", images["sink"])
     assert settings.images.tag == yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     assert settings.pod_defaults.log_level == "debug"

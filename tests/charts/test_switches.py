@@ -174,6 +174,22 @@ def test_network_policies_open_kafka_and_the_sinks_database(values):
         assert policy["spec"]["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
 
 
+def test_where_scrapers_are_named_the_operator_may_ask_which_user_is_in_use(values):
+    scrapers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    values["networkPolicy"] = {"enabled": True, "scrapers": scrapers}
+    operator = {
+        "namespaceSelector": {},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "forebay-operator"}},
+    }
+    for users, peers in ((None, scrapers), ("Managed", [*scrapers, operator])):
+        if users is not None:
+            sasl = {"mechanism": "SCRAM-SHA-512", "users": users}
+            values["spec"]["kafka"] |= {"tls": {}, "sasl": sasl, "adminSecretRef": {"name": "admin"}}
+            values["managedBy"] = "forebay"
+        for policy in template(values).of("NetworkPolicy").values():
+            assert [rule["from"] for rule in policy["spec"]["ingress"]] == [peers]
+
+
 def test_without_the_switch_there_is_no_network_policy(values):
     assert not template(values).of("NetworkPolicy")
 

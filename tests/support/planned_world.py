@@ -4,9 +4,14 @@ import copy
 import itertools
 from dataclasses import dataclass, field, replace
 
+from forebay.pipeline import names
 from forebay.pipeline.names import PIPELINE_LABEL, STAGE_LABEL
-from forebay.pipeline.spec import Autoscaling, Pipeline, Producer
+from forebay.pipeline.spec import Autoscaling, Pipeline, Producer, Workloads
 from forebay.planning import objects
+from forebay.planning.credentials import managing, users
+from forebay.planning.credentials.managing import Logins, LoginSecret
+from forebay.planning.credentials.rotation import Issue, Issued, RemoveLogin
+from forebay.planning.credentials.users import Acl, AddAcls, DeleteUser, Present, RememberUsers, RemoveAcls
 from forebay.planning.objects import Manifest, ObjectKey, Owner
 from forebay.planning.pods import PodState, Trouble
 from forebay.planning.reconciling import (
@@ -56,6 +61,17 @@ def manifests(pipeline: Pipeline) -> tuple[Manifest, ...]:
     return objects.prepare(documents, OWNER)
 
 
+@dataclass(frozen=True)
+class Login:
+    """A Secret of a stage's user."""
+
+    stage: str
+    user: str
+    password: str
+    issued: Issued
+    is_ours: bool = True
+
+
 @dataclass
 class PlannedWorld:
     """Take steps with `take`; look at it with `seen`."""
@@ -69,6 +85,14 @@ class PlannedWorld:
     decided: dict = field(default_factory=dict)
     lasting: dict = field(default_factory=dict)
     kafka: Trouble | None = None
+    makes_users: bool = True
+    passwords: dict[str, str] = field(default_factory=dict)
+    """Of the users in Kafka."""
+    acls: set[Acl] = field(default_factory=set)
+    logins: dict[str, Login] = field(default_factory=dict)
+    says: dict[str, int | None] = field(default_factory=dict)
+    """By pod, the generation that it exports."""
+    now_s: float = NOW
     taken: list = field(default_factory=list)
 
     def seen(self) -> Observation:
@@ -77,16 +101,58 @@ class PlannedWorld:
             identity=self.identity,
             topics=self.kafka or {name: self.topics.get(name) for name in asked},
             claims=self.claims,
-            manifests=manifests(self.pipeline),
+            logins=self._logins(),
+            manifests=manifests(self.pipeline) if self.pipeline.spec.workloads is Workloads.MANAGED else (),
             live=tuple(copy.deepcopy(list(self.live.values()))),
             pods=tuple(self.pods),
             decided=self.decided,
             lasting=self.lasting,
         )
 
-    def take(self, step) -> None:
+    def _logins(self) -> Logins | Trouble | None:
+        is_concerned = managing.is_managed(self.pipeline) or self.identity.users
+        if not is_concerned or not (self.makes_users or self.identity.deleted_for_s is not None):
+            return None
+        if self.kafka is not None:
+            return self.kafka
+        asked = users.names_of(self.pipeline, self.identity.users)
+        present = Present(
+            frozenset(self.passwords.keys() & asked), frozenset(acl for acl in self.acls if acl.user in asked)
+        )
+        stages = {names.login_secret(self.pipeline, stage) for stage in self.pipeline.spec.stages}
+        secrets = {
+            name: LoginSecret(login.is_ours, login.issued if name in stages else None)
+            for name, login in self.logins.items()
+        }
+        pods = {
+            stage: {pod.name: self.says.get(pod.name) for pod in self.pods if pod.stage == stage}
+            for stage in managing.awaited(self.pipeline, present, secrets)
+        }
+        return Logins(present=present, secrets=secrets, pods=pods, now_s=self.now_s)
+
+    def take(self, step, *, only_half: bool = False) -> None:
+        """Take a step; of one that has two halves, if asked, the first alone."""
         self.taken.append(step)
         match step:
+            case RememberUsers(recorded):
+                self.identity = replace(self.identity, users=recorded)
+            case AddAcls(acls):
+                self.acls |= set(acls)
+            case RemoveAcls(acls):
+                self.acls -= set(acls)
+            case Issue(stage, user, generation, asked):
+                assert user in self.identity.users, "made before it was recorded"
+                self.passwords[user] = f"canary-{next(_ids)}"
+                if not only_half:
+                    issued = Issued(generation, self.now_s, asked)
+                    (owner,) = (each for each in self.pipeline.spec.stages if each.name == stage)
+                    login = Login(stage, user, self.passwords[user], issued)
+                    self.logins[names.login_secret(self.pipeline, owner)] = login
+            case DeleteUser(user):
+                assert user in self.identity.users, "somebody else's"
+                del self.passwords[user]
+            case RemoveLogin(secret):
+                assert self.logins.pop(secret).is_ours
             case CreateTopic(name, partitions, factor, config):
                 assert name not in self.topics
                 self._put(name, partitions, factor, config)
@@ -110,8 +176,8 @@ class PlannedWorld:
                 self.pods = [pod for pod in self.pods if pod.name != name]
             case RememberTopics(ledger):
                 self.identity = replace(self.identity, topics=dict(ledger))
-            case DeleteTopics(names):
-                for name in names:
+            case DeleteTopics(doomed):
+                for name in doomed:
                     del self.topics[name]
             case Hold():
                 self.identity = replace(self.identity, has_finalizer=True)
@@ -152,12 +218,14 @@ def pipeline(
     workloads="Managed",
     to_zero=False,
     sink_high=1,
+    users=None,
+    rotate_every="Never",
 ) -> Pipeline:
     config = {"retention.ms": retention} if retention else {}
     autoscaling = {"minReplicas": low, "maxReplicas": high, "scaleToZero": to_zero}
     average = {"name": "average", "movingAverage": {"field": "temperature_c", "output": "avg"}}
     spec = {
-        "kafka": {"bootstrapServers": "kafka:9092"},
+        "kafka": {"bootstrapServers": "kafka:9092", **_security(users, rotate_every)},
         "workloads": workloads,
         "deletionPolicy": deletion,
         "topics": [
@@ -180,6 +248,12 @@ def pipeline(
         else [],
     }
     return Pipeline.model_validate({"metadata": {"name": "sensors"}, "spec": copy.deepcopy(spec)})
+
+
+def _security(users: str | None, rotate_every: str) -> dict:
+    if users is None:
+        return {}
+    return {"tls": {}, "sasl": {"users": users, "rotateEvery": rotate_every}, "adminSecretRef": {"name": "admin"}}
 
 
 def settle(world: PlannedWorld, *, rounds: int = 6) -> PlannedWorld:

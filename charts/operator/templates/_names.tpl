@@ -51,6 +51,7 @@ capabilities: {drop: [ALL]}
 - name: FOREBAY_OPERATOR_IDENTITY
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: FOREBAY_OPERATOR_LEASE, value: {{ include "operator.name" . }}}
+- {name: FOREBAY_OPERATOR_MANAGED_USERS, value: {{ .Values.managedUsers | default false | quote }}}
 - {name: FOREBAY_OPERATOR_LOG_FORMAT, value: json}
 - {name: FOREBAY_OPERATOR_LOG_LEVEL, value: {{ .Values.logLevel }}}
 - name: FOREBAY_OPERATOR_IMAGES
@@ -60,7 +61,7 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 
 {{/*
-What the operator does, as rules of a Role: `RIGHTS` in forebay_operator/api.py, and a test compares them.
+What the operator does, as rules of a Role: `rights` in forebay_operator/api.py, and a test compares them.
 */}}
 {{- define "operator.rules" -}}
 - apiGroups: [forebay.dev]
@@ -71,7 +72,7 @@ What the operator does, as rules of a Role: `RIGHTS` in forebay_operator/api.py,
   verbs: [patch]
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch{{ if .Values.managedUsers }}, create, patch, delete{{ end }}]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, delete]

@@ -1,5 +1,6 @@
 """Takes the steps of a plan, one after the other, and stops at the first that fails. Each may be repeated."""
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -10,6 +11,8 @@ from forebay.errors import ForebayError
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline
 from forebay.planning import objects, reporting
+from forebay.planning.credentials.rotation import Issue, RemoveLogin
+from forebay.planning.credentials.users import AddAcls, DeleteUser, RememberUsers, RemoveAcls
 from forebay.planning.reconciling import (
     Apply,
     DeleteTopics,
@@ -25,10 +28,14 @@ from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic
 from forebay_operator import events, metrics
 from forebay_operator.api import BY_KIND, PIPELINES, PODS, Api
 from forebay_operator.connections import Connections
-from forebay_operator.observe import Memory
+from forebay_operator.logins import Keeper
+from forebay_operator.memory import Memory
+from forebay_operator.observe import identify
 from forebay_operator.world import World
 
 log = structlog.get_logger()
+
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class Actor:
     api: Api
     world: World
     connections: Connections
+    logins: Keeper
     events: events.Events
 
     async def act(
@@ -69,8 +77,7 @@ class Actor:
             except ForebayError as error:
                 metrics.STEPS.labels(kind, "failed").inc()
                 log.warning("step failed", step=str(step), error=str(error), **where)
-                what = step.change if isinstance(step, Scale) else step  # figures would be news at every attempt
-                return Outcome(tuple(done), f"cannot {what}: {error}")
+                return Outcome(tuple(done), f"cannot {_briefly(step)}: {error}")
             metrics.STEPS.labels(kind, "done").inc()
             log.info("step", step=str(step), **where)
             await self.events.tell_step(body, step)
@@ -80,14 +87,13 @@ class Actor:
     async def _take(self, step: Step, pipeline: Pipeline | None, body: Mapping[str, Any], memory: Memory) -> None:
         namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
         match step:
-            case CreateTopic() | AddPartitions() | AlterConfig():
+            case CreateTopic() | AddPartitions() | AlterConfig() | DeleteTopics():
                 memory.distrust_topics()
-                connection = await self.connections.to(_needed(pipeline))
-                await self.connections.run(connection.admin.apply, step)
-            case DeleteTopics(doomed):
-                memory.distrust_topics()
-                connection = await self.connections.to(_needed(pipeline))
-                await self.connections.run(connection.admin.delete_topics, doomed)
+                admin = (await self.connections.to(_needed(pipeline))).admin
+                if isinstance(step, DeleteTopics):
+                    await self.connections.run(admin.delete_topics, step.names)
+                else:
+                    await self.connections.run(admin.apply, step)
             case Apply(manifest):
                 applied = await self.api.apply(manifest.body, namespace)
                 self.world.see(manifest.key.kind, applied)
@@ -102,13 +108,12 @@ class Actor:
             case ReplacePod(pod):
                 await self.api.delete(PODS, namespace, pod)
                 self.world.forget("Pod", namespace, pod)
-            case RememberTopics(topics):
-                patch = reporting.ledger_patch(topics)
-                self.world.see("Pipeline", await self.api.patch(PIPELINES, namespace, name, patch, status=True))
-            case Hold():
-                await self._set_finalizers(namespace, name, add=True)
-            case Release():
-                await self._set_finalizers(namespace, name, add=False)
+            case RememberTopics() | RememberUsers():
+                self.world.see("Pipeline", await self.api.patch(PIPELINES, namespace, name, _record(step), status=True))
+            case AddAcls() | RemoveAcls() | DeleteUser() | Issue() | RemoveLogin():
+                await self.logins.take(_needed(pipeline), identify(body, time.time()), step, memory)
+            case Hold() | Release():
+                await self._set_finalizers(namespace, name, add=isinstance(step, Hold))
             case _:
                 assert_never(step)
 
@@ -120,6 +125,24 @@ class Actor:
         wanted = [*kept, names.FINALIZER] if add else kept
         patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": wanted}}
         self.world.see("Pipeline", await self.api.patch(PIPELINES, namespace, name, patch))
+
+
+def _record(step: RememberTopics | RememberUsers) -> dict[str, Any]:
+    if isinstance(step, RememberTopics):
+        return reporting.ledger_patch(step.topics)
+    return reporting.users_patch(step.users)
+
+
+def _briefly(step: Step) -> str:
+    """A step that failed, without figures, which would be news at every attempt, and without lists that nobody reads."""
+    match step:
+        case Scale():
+            return step.change
+        case AddAcls(acls) | RemoveAcls(acls):
+            given = "add" if isinstance(step, AddAcls) else "remove"
+            return f"{given} {len(acls)} ACLs of {', '.join(sorted({acl.user for acl in acls})[:_MOST_NAMED])}"
+        case _:
+            return str(step)
 
 
 def _needed(pipeline: Pipeline | None) -> Pipeline:

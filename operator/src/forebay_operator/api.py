@@ -81,6 +81,15 @@ RIGHTS: dict[str, frozenset[str]] = {
 }
 """All that the operator does. The chart's Roles grant this; `Api` refuses to ask for anything else."""
 
+USERS_RIGHTS: dict[str, frozenset[str]] = {"secrets": frozenset({"create", "patch", "delete"})}
+"""What it does beside that where it makes users: Kubernetes cannot limit it to Secrets of some names."""
+
+
+def rights(*, managed_users: bool) -> dict[str, frozenset[str]]:
+    """All that the operator does with these settings."""
+    more = USERS_RIGHTS if managed_users else {}
+    return {where: verbs | more.get(where, frozenset()) for where, verbs in RIGHTS.items()}
+
 
 class NotFound(TryLater):
     """There is no such object."""
@@ -90,15 +99,20 @@ class Conflict(TryLater):
     """The object is another one than was thought."""
 
 
+class Denied(TryLater):
+    """The operator's identity may not do this."""
+
+
 class Api:
     """The API server, as one identity."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, *, managed_users: bool = False) -> None:
         self._client = client
+        self._rights = rights(managed_users=managed_users)
 
     @classmethod
-    async def connect(cls) -> "Api":
-        """Log in as a pod does, or as KUBECONFIG says."""
+    async def connect(cls, *, managed_users: bool = False) -> "Api":
+        """Log in as a pod does, or as KUBECONFIG says; with what is asked for only where users are made, or without."""
         configuration = Configuration()
         try:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # so in the client
@@ -108,7 +122,7 @@ class Api:
             except (config.ConfigException, OSError) as error:
                 raise Refused(f"there is no way to log in to Kubernetes: {error}: set KUBECONFIG") from error
         configuration.connection_pool_maxsize = 32
-        return cls(ApiClient(configuration))
+        return cls(ApiClient(configuration), managed_users=managed_users)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -202,8 +216,20 @@ class Api:
         subresource: str | None = None,
     ) -> Body:
         path = _path(resource, namespace, name, subresource)
-        _check_right(verb, resource, name, subresource, content)
+        self._check_right(verb, resource, name, subresource, content)
         return await self._request(verb, path, resource.kind, body=body, query=query, content=content)
+
+    def _check_right(
+        self, verb: str, resource: Resource, name: str | None, subresource: str | None, content: str
+    ) -> None:
+        """What is asked for is among the rights, so that no Role can be short of it."""
+        plural = f"{resource.plural}/{subresource}" if subresource else resource.plural
+        where = f"{plural}.{resource.group}" if resource.group else plural
+        needed = {_VERBS[verb] if name or verb != "GET" else "list"}
+        if content == "application/apply-patch+yaml":
+            needed.add("create")
+        if not needed <= self._rights.get(where, frozenset()):
+            raise AssertionError(f"{' and '.join(sorted(needed))} {where} is not among the operator's rights")
 
     async def _request(
         self,
@@ -233,17 +259,6 @@ class Api:
         return decoded
 
 
-def _check_right(verb: str, resource: Resource, name: str | None, subresource: str | None, content: str) -> None:
-    """What is asked for is in RIGHTS, so that no Role can be short of it."""
-    plural = f"{resource.plural}/{subresource}" if subresource else resource.plural
-    where = f"{plural}.{resource.group}" if resource.group else plural
-    needed = {_VERBS[verb] if name or verb != "GET" else "list"}
-    if content == "application/apply-patch+yaml":
-        needed.add("create")
-    if not needed <= RIGHTS.get(where, frozenset()):
-        raise AssertionError(f"{' and '.join(sorted(needed))} {where} is not among the operator's rights")
-
-
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -270,7 +285,7 @@ def _error(status: int, data: bytes, doing: str) -> ForebayError:
         case 409:
             return Conflict(sentence)
         case 403:
-            return TryLater(f"{sentence}: let an administrator of the cluster add the right")
+            return Denied(f"{sentence}: let an administrator of the cluster add the right")
         case 400 | 422:
             return Refused(sentence)
         case _:

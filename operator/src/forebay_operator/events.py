@@ -10,6 +10,8 @@ import structlog
 from forebay.errors import ForebayError
 from forebay.pipeline.names import API_VERSION
 from forebay.planning import reporting
+from forebay.planning.credentials.rotation import Issue, RemoveLogin
+from forebay.planning.credentials.users import AddAcls, DeleteUser, RemoveAcls
 from forebay.planning.reconciling import Apply, DeleteTopics, Release, Remove, ReplacePod, Scale, Step
 from forebay.planning.reporting import Condition
 from forebay.planning.topics import AddPartitions, AlterConfig, CreateTopic
@@ -26,6 +28,11 @@ _REASONS: dict[type, str] = {
     Scale: "Scaled",
     Remove: "Removed",
     ReplacePod: "PodReplaced",
+    Issue: "UserIssued",
+    DeleteUser: "UserDeleted",
+    AddAcls: "RightsGiven",
+    RemoveAcls: "RightsTaken",
+    RemoveLogin: "SecretDeleted",
 }
 """Steps that users want to know of. Objects are applied by the dozen; of those only corrections are told."""
 
@@ -42,7 +49,7 @@ class Events:
         match step:
             case Apply(_, "somebody changed it"):
                 await self.tell(pipeline, "Corrected", str(step))
-            case Release(orphans) if orphans:
+            case Release() if step.leaves_something:
                 await self.tell(pipeline, "LeftBehind", str(step), is_warning=True)
             case _ if (reason := _REASONS.get(type(step))) is not None:
                 await self.tell(pipeline, reason, str(step))

@@ -38,6 +38,16 @@ CERTIFICATE_EXPIRY = Gauge(
     "When a certificate in a Secret of a Pipeline expires; of several authorities the last",
     ["namespace", "pipeline", "secret", "key"],
 )
+CREDENTIAL_SINCE = Gauge(
+    "forebay_operator_credential_since_timestamp_seconds",
+    "When the managed user of a stage was written to its Secret",
+    ["namespace", "pipeline", "stage"],
+)
+CREDENTIALS_ISSUED = Counter(
+    "forebay_operator_credentials_issued",
+    "Managed users that were written to a Secret, the first of a stage included",
+    ["namespace", "pipeline", "stage"],
+)
 
 
 def show_expiries(pipeline: tuple[str, str], expiries: Mapping[tuple[str, str], float]) -> None:
@@ -46,6 +56,21 @@ def show_expiries(pipeline: tuple[str, str], expiries: Mapping[tuple[str, str], 
     CERTIFICATE_EXPIRY.remove_by_labels({"namespace": namespace, "pipeline": name})
     for (secret, key), end in expiries.items():
         CERTIFICATE_EXPIRY.labels(namespace, name, secret, key).set(end)
+
+
+def show_credentials(pipeline: tuple[str, str], issued: Mapping[str, float]) -> None:
+    """Show since when stages have their managed users, and none that a Pipeline no longer has."""
+    namespace, name = pipeline
+    CREDENTIAL_SINCE.remove_by_labels({"namespace": namespace, "pipeline": name})
+    for stage, since in issued.items():
+        CREDENTIAL_SINCE.labels(namespace, name, stage).set(since)
+
+
+def forget_credentials(pipeline: tuple[str, str]) -> None:
+    """The Pipeline is gone, or another one has its name."""
+    show_expiries(pipeline, {})
+    show_credentials(pipeline, {})
+    CREDENTIALS_ISSUED.remove_by_labels({"namespace": pipeline[0], "pipeline": pipeline[1]})
 
 
 def forget_lag(pipeline: tuple[str, str], stage: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,42 +12,20 @@ from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Workloads
 from forebay.planning import claims, objects, pods, reporting, topics
 from forebay.planning.credentials.checks import Problem
-from forebay.planning.objects import Manifest, ObjectKey, Owner
+from forebay.planning.objects import Manifest, Owner
 from forebay.planning.pods import Trouble
 from forebay.planning.reconciling import Identity, Observation
-from forebay.planning.reporting import Figure, Told
 from forebay_operator import metrics
 from forebay_operator.connections import Connections
 from forebay_operator.credentials import Judge
+from forebay_operator.logins import Keeper
 from forebay_operator.measuring import Measuring, Subject
+from forebay_operator.memory import Memory
 from forebay_operator.rendering import Renderer
 from forebay_operator.world import Key, World
 
 TOPICS_AGE_S = 55.0
 """Topics are described anew when what is known is older, and after every change of the Pipeline."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Memory:
-    """What is remembered of a Pipeline between rounds. All of it may be lost."""
-
-    uid: str
-    fingerprints: dict[ObjectKey, str]
-    known_topics: topics.Observed | None = None
-    topics_at: float = 0.0
-    topics_generation: int = -1
-    shown: dict[Figure, float] = field(default_factory=dict)
-    """The numbers in the status, before rounding."""
-    expiries: dict[tuple[str, str], float] = field(default_factory=dict)
-    """The ends of certificates that metrics show, by Secret and key."""
-    told: dict[str, Told] = field(default_factory=dict)
-    """By stage, the verdict in the words of the status."""
-    written_at: float
-    """When its status was written last, or this memory begun: numbers are not taken back because the operator is new."""
-
-    def distrust_topics(self) -> None:
-        """Something was changed: look again."""
-        self.known_topics = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +35,7 @@ class Sources:
     world: World
     connections: Connections
     judge: Judge
+    logins: Keeper
     renderer: Renderer
     measuring: Measuring
     claimants: dict[Key, claims.Claimant]
@@ -69,8 +48,9 @@ async def observe(
     """Everything that the plan for a Pipeline looks at."""
     identity = identify(body, now)
     key = (pipeline.metadata.namespace, pipeline.metadata.name)
-    observed, manifests, problems = await asyncio.gather(
+    observed, logins, manifests, problems = await asyncio.gather(
         _topics(pipeline, body, memory, sources, identity),
+        sources.logins.look(pipeline, memory, identity, body["metadata"]["generation"], now),
         _manifests(pipeline, sources, identity),
         _secrets(pipeline, memory, sources, identity, now),
     )
@@ -82,6 +62,7 @@ async def observe(
         topics=observed,
         claims=claims.older_claims(own, others) if own is not None else {},
         secrets=problems,
+        logins=logins,
         manifests=manifests,
         live=tuple(member for member in members if member["kind"] != "Pod"),
         remembered=dict(memory.fingerprints),
@@ -101,6 +82,7 @@ def identify(body: Mapping[str, Any], now: float) -> Identity:
         has_finalizer=names.FINALIZER in metadata.get("finalizers", ()),
         deleted_for_s=now - datetime.fromisoformat(deleted).timestamp() if deleted else None,
         topics=reporting.ledger(status),
+        users=reporting.users_recorded(status),
         scaling=reporting.scaling_kept(status),
     )
 

@@ -21,7 +21,8 @@ from forebay_operator import metrics
 from forebay_operator.act import Actor, Outcome
 from forebay_operator.api import PIPELINES, NotFound
 from forebay_operator.credentials import secrets_of
-from forebay_operator.observe import Memory, Sources, identify, observe
+from forebay_operator.memory import Memory
+from forebay_operator.observe import Sources, identify, observe
 from forebay_operator.pending import Pending
 from forebay_operator.upgrades import Upgrades
 from forebay_operator.world import Key
@@ -32,6 +33,9 @@ _AFTER_STEPS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 """A plan is looked at again soon after its steps were taken; ever less soon while it does not come to rest."""
 _AFTER_FAILURE_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _UPGRADE_WAITS_S = 10.0
+_ROTATING_S = 5.0
+"""Pods are asked so often which user they have, while a former one waits for them."""
+_SOON_S = 0.2
 
 
 @dataclass(slots=True)
@@ -105,7 +109,7 @@ class Reconciler:
         memory = self._memories.get(key)
         if memory is None or memory.uid != body["metadata"]["uid"]:
             self._sources.measuring.forget(key)
-            metrics.show_expiries(key, {})
+            metrics.forget_credentials(key)
             memory = self._memories[key] = Memory(
                 uid=body["metadata"]["uid"], fingerprints={}, written_at=asyncio.get_running_loop().time()
             )
@@ -143,7 +147,7 @@ class Reconciler:
         for stage, verdict in plan.verdicts.items():
             metrics.REPLICAS.labels(*key, stage).set(verdict.replicas)
         await self._tell(key, body, report, memory)
-        return _UPGRADE_WAITS_S if is_held_back else self._next(key, seen, outcome)
+        return _UPGRADE_WAITS_S if is_held_back else self._next(key, seen, plan, outcome)
 
     async def _see_off(self, key: Key, body: Mapping[str, Any], pipeline: Pipeline | None, memory: Memory) -> float:
         now = time.time()
@@ -152,20 +156,23 @@ class Reconciler:
         else:
             trouble = Trouble("Invalid", "its spec cannot be read, and so not which Kafka it used")
             seen = Observation(identity=identify(body, now), topics=trouble)
-        plan = reconciling.farewell(seen)
+        plan = reconciling.farewell(pipeline, seen)
         outcome = await self._actor.act(plan.steps, pipeline, body, memory)
         if not any(isinstance(step, reconciling.Release) for step in outcome.done):
             await self._tell(key, body, reporting.leaving(body["metadata"]["generation"], plan), memory)
-        return self._next(key, seen, outcome)
+        return self._next(key, seen, plan, outcome)
 
-    def _next(self, key: Key, seen: Observation, outcome: Outcome) -> float:
+    def _next(self, key: Key, seen: Observation, plan: Plan, outcome: Outcome) -> float:
         if outcome.failure is not None:
             return self._failed(key)
         if outcome.done:
             count = self._restless[key] = self._restless.get(key, 0) + 1
             return _AFTER_STEPS_S[min(count, len(_AFTER_STEPS_S)) - 1]
         self._restless.pop(key, None)
-        return self._resync_s / 4 if isinstance(seen.topics, Trouble) else self._resync_s
+        if isinstance(seen.topics, Trouble) or isinstance(seen.logins, Trouble):
+            return self._resync_s / 4
+        soonest_s = min(self._resync_s, _ROTATING_S) if plan.rotating else self._resync_s
+        return soonest_s if plan.due_s is None else min(soonest_s, max(plan.due_s - time.time(), _SOON_S))
 
     def _paced(self, key: Key, body: Mapping[str, Any], plan: Plan) -> tuple[Plan, bool]:
         """Pipelines that are rendered anew without a change of theirs come a few at a time."""
@@ -225,7 +232,7 @@ class Reconciler:
         for one in (*remembered, self._claimants):
             one.pop(key, None)
         self._sources.measuring.forget(key)
-        metrics.show_expiries(key, {})
+        metrics.forget_credentials(key)
         self._upgrades.settled(key)
         self._conflicting.discard(key)
         self._count()

@@ -22,6 +22,7 @@ from forebay_operator.connections import Connections
 from forebay_operator.credentials import Judge
 from forebay_operator.events import Events
 from forebay_operator.leading import Lease
+from forebay_operator.logins import Keeper
 from forebay_operator.measuring import Measuring
 from forebay_operator.observe import Sources
 from forebay_operator.pending import Pending
@@ -72,7 +73,7 @@ async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> 
     port = serve(health, host=settings.http_host, port=settings.http_port)
     log.info("serving probes and metrics", port=port)
     stopping = stop or _on_signals()
-    api = await Api.connect()
+    api = await Api.connect(managed_users=settings.managed_users)
     lease = Lease(api, settings.namespace, settings.lease, settings.identity)
     canary = Canary(settings.namespaces[0] if settings.namespaces else settings.namespace)
     beating = asyncio.create_task(_beat(health, canary), name="beat")
@@ -100,8 +101,9 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
         pod_defaults=settings.pod_defaults,
         kubernetes=await api.version(),
     )
-    sources = Sources(world, connections, Judge(api, world), renderer, measuring, {})
-    actor = Actor(api, world, connections, Events(api, settings.identity))
+    logins = Keeper(api, world, connections, is_allowed=settings.managed_users)
+    sources = Sources(world, connections, Judge(api, world), logins, renderer, measuring, {})
+    actor = Actor(api, world, connections, logins, Events(api, settings.identity))
     reconciler = Reconciler(sources, actor, pending, settings.resync_s)
     parts: dict[str, Coroutine[Any, Any, None]] = {
         "watches": kopf.operator(

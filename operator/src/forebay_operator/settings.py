@@ -35,6 +35,8 @@ class OperatorSettings(BaseSettings):
     """JSON: the services' images."""
     pod_defaults: PodDefaults = PodDefaults()
     """JSON: what all pods have in common."""
+    managed_users: bool = False
+    """Whether to make the users of Pipelines that ask for it, which takes the right to write Secrets."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port for /metrics, /livez and /readyz."""
     http_host: str = "0.0.0.0"  # noqa: S104 - a pod's probes and metrics come from outside

@@ -4,6 +4,7 @@ A write's answer counts at once, so that the next round never decides on what wa
 kept as text: hundreds of Pipelines stay small.
 """
 
+import base64
 import hashlib
 import hmac
 import os
@@ -13,12 +14,51 @@ from typing import Any
 
 import msgspec
 
-from forebay.pipeline.names import PIPELINE_LABEL
+from forebay.pipeline.names import GROUP, ISSUED_AT_ANNOTATION, PIPELINE_LABEL, ROTATED_FOR_ANNOTATION
 from forebay.planning.credentials.checks import Verdict
-from forebay.planning.credentials.formats import Use
+from forebay.planning.credentials.formats import GENERATION, PASSWORD, USERNAME, Use
 
 Key = tuple[str, str]
 """Namespace and name of a Pipeline."""
+
+
+_SAID = (USERNAME, GENERATION)
+_ANNOTATIONS = (ISSUED_AT_ANNOTATION, ROTATED_FOR_ANNOTATION)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a Secret of a managed user says about itself; of others, that it is none."""
+
+    owners: frozenset[str] = frozenset()
+    """The uids of the Pipelines that it goes away with."""
+    said: Mapping[str, bytes] = field(default_factory=dict)
+    """User and generation; in place of a password, that there is one."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "Login":
+        """What a Secret says, without its password."""
+        owners = frozenset(reference["uid"] for reference in _owners(body))
+        if not owners:
+            return cls()
+        data, annotations = body.get("data") or {}, body["metadata"].get("annotations") or {}
+        said = {key: _decoded(data[key]) for key in _SAID if key in data}
+        if data.get(PASSWORD):
+            said[PASSWORD] = b"there is one"
+        return cls(owners, said, {name: annotations[name] for name in _ANNOTATIONS if name in annotations})
+
+
+def _owners(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    references = body["metadata"].get("ownerReferences") or ()
+    return [each for each in references if each["kind"] == "Pipeline" and each["apiVersion"].startswith(f"{GROUP}/")]
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text or "")
+    except ValueError:  # no API server writes such
+        return b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +69,7 @@ class SecretKeys:
     """By key. Salted with what only this process knows: nothing can be guessed from them."""
     verdicts: dict[Use, Verdict] = field(default_factory=dict, compare=False)
     """By what it is used for, as far as somebody has asked. Those of former contents go with them."""
+    login: Login = field(default_factory=Login, compare=False)
 
 
 class World:
@@ -38,6 +79,9 @@ class World:
         self._bodies: dict[tuple[str, str, str], tuple[int, bytes, Key]] = {}
         self._members: dict[Key, set[tuple[str, str, str]]] = {}
         self._secrets: dict[tuple[str, str], SecretKeys] = {}
+        self._secret_versions: dict[tuple[str, str], int] = {}
+        self._logins: dict[Key, set[str]] = {}
+        """By the Pipeline that Secrets go away with, their names."""
         self._pipelines: dict[Key, bytes] = {}
         self._versions: dict[Key, int] = {}
         self._generations: dict[Key, tuple[str, int]] = {}
@@ -48,9 +92,7 @@ class World:
         metadata = body["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
         if kind == "Secret":
-            known, digests = self._secrets.get((namespace, name)), self.digests(body)
-            if known is None or known.digests != digests:
-                self._secrets[namespace, name] = SecretKeys(digests)
+            self._see_secret(namespace, name, body)
             return
         version = int(metadata.get("resourceVersion", 0))
         if kind == "Pipeline":
@@ -68,10 +110,28 @@ class World:
             self._bodies[identity] = (version, _encoded(kind, body), (namespace, owner))
             self._members.setdefault((namespace, owner), set()).add(identity)
 
+    def _see_secret(self, namespace: str, name: str, body: Mapping[str, Any]) -> None:
+        known, digests = self._secrets.get((namespace, name)), self.digests(body)
+        version, login = int(body["metadata"].get("resourceVersion", 0)), Login.of(body)
+        if version < self._secret_versions.get((namespace, name), 0):
+            return
+        if known is None or (known.digests, known.login) != (digests, login):
+            self.forget("Secret", namespace, name)
+            verdicts = known.verdicts if known is not None and known.digests == digests else {}
+            self._secrets[namespace, name] = SecretKeys(digests, verdicts, login)
+            for reference in _owners(body):
+                self._logins.setdefault((namespace, reference["name"]), set()).add(name)
+        self._secret_versions[namespace, name] = version
+
     def forget(self, kind: str, namespace: str, name: str) -> None:
         """The object is gone."""
         if kind == "Secret":
-            self._secrets.pop((namespace, name), None)
+            self._secret_versions.pop((namespace, name), None)
+            if (secret := self._secrets.pop((namespace, name), None)) is not None and secret.login.owners:
+                for place in [key for key, found in self._logins.items() if key[0] == namespace and name in found]:
+                    self._logins[place].discard(name)
+                    if not self._logins[place]:
+                        del self._logins[place]
         elif kind == "Pipeline":
             self._pipelines.pop((namespace, name), None)
             self._versions.pop((namespace, name), None)
@@ -119,6 +179,10 @@ class World:
     def secret(self, namespace: str, name: str) -> SecretKeys | None:
         """What a Secret holds, by key; None when there is none."""
         return self._secrets.get((namespace, name))
+
+    def logins(self, key: Key) -> dict[str, Login]:
+        """What the Secrets say that go away with a Pipeline of this name, by name."""
+        return {name: self._secrets[key[0], name].login for name in sorted(self._logins.get(key, ()))}
 
     def digests(self, body: Mapping[str, Any]) -> dict[str, str]:
         """What tells one content of a Secret from another, by key."""

@@ -364,6 +364,13 @@ _STATUS: Schema = {
             "id",
         )
         | {"description": "Topics that this Pipeline created or took over, and may delete."},
+        "managedUsers": {
+            "type": "array",
+            "maxItems": 1024,
+            "x-kubernetes-list-type": "set",
+            "items": {"type": "string", "maxLength": 249},
+            "description": "Users in Kafka that this Pipeline made or took over, and may delete.",
+        },
         "stages": _list_by(
             "name",
             96,

@@ -77,19 +77,22 @@ def _prepared(rendered: Body, owner: Owner) -> Manifest:
     if body["kind"] in WORKLOADS:
         body["spec"].pop("replicas", None)
     metadata = body["metadata"]
-    metadata["ownerReferences"] = [
-        {
-            "apiVersion": API_VERSION,
-            "kind": "Pipeline",
-            "name": owner.name,
-            "uid": owner.uid,
-            "controller": True,
-            "blockOwnerDeletion": False,
-        }
-    ]
+    metadata["ownerReferences"] = [reference(owner)]
     template = digest(body)
     metadata.setdefault("annotations", {})[TEMPLATE_ANNOTATION] = template
     return Manifest(key_of(body), body, template)
+
+
+def reference(owner: Owner) -> Body:
+    """What makes an object go when its Pipeline goes."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Pipeline",
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
 
 
 def digest(value: Any) -> str:

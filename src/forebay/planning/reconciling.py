@@ -14,7 +14,9 @@ from typing import Any
 from forebay.pipeline import names
 from forebay.pipeline.spec import Autoscaling, DeletionPolicy, Pipeline, Producer, Workloads
 from forebay.planning import objects, pods, scaling, topics
+from forebay.planning.credentials import managing, rotation, users
 from forebay.planning.credentials.checks import Problem
+from forebay.planning.credentials.managing import Logins
 from forebay.planning.objects import Manifest, ObjectKey, Owner
 from forebay.planning.pods import PodState, Trouble
 from forebay.planning.scaling import Decision, Lasting, Reason, policy_of
@@ -35,6 +37,8 @@ class Identity:
     """Seconds since somebody asked for its deletion."""
     topics: Mapping[str, str] = field(default_factory=dict)
     """Topics that it created or adopted, with Kafka's ids: the ledger in its status."""
+    users: frozenset[str] = frozenset()
+    """Users that it made or adopted in Kafka: recorded in its status."""
     scaling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By stage, what its status holds of `scaling.remembered`, as it stands there."""
 
@@ -45,7 +49,7 @@ class Identity:
 
     @property
     def may_adopt(self) -> bool:
-        """Whether topics that existed before may be changed."""
+        """Whether topics, users and Secrets of users that existed before may be changed."""
         return self.annotations.get(names.ADOPT_ANNOTATION) == "true"
 
     @property
@@ -64,6 +68,8 @@ class Observation:
     """Topics that an older Pipeline manages, with its name."""
     secrets: tuple[Problem, ...] | Trouble = ()
     """What is wrong with the Secrets that it needs."""
+    logins: Logins | Trouble | None = None
+    """Its managed users; None where it has none, or this operator may not make any."""
     manifests: tuple[Manifest, ...] | Trouble = ()
     live: tuple[Mapping[str, Any], ...] = ()
     """Objects with the Pipeline's label, without pods."""
@@ -170,15 +176,24 @@ class Hold:
 class Release:
     """Remove the finalizer. What is left behind in Kafka, and why, is told in an Event."""
 
-    orphans: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
     why: str = ""
 
+    @property
+    def leaves_something(self) -> bool:
+        """Whether anything is left behind."""
+        return bool(self.topics or self.users)
+
     def __str__(self) -> str:
-        left = f", leaving topics {', '.join(self.orphans)}: {self.why}" if self.orphans else ""
-        return f"remove the finalizer{left}"
+        kinds = {"topics": self.topics, "users": self.users}
+        left = " and ".join(f"{kind} {', '.join(found)}" for kind, found in kinds.items() if found)
+        return f"remove the finalizer{f', leaving {left}: {self.why}' if left else ''}"
 
 
-Step = topics.Action | Apply | Remove | Scale | ReplacePod | RememberTopics | DeleteTopics | Hold | Release
+Step = (
+    topics.Action | rotation.Step | Apply | Remove | Scale | ReplacePod | RememberTopics | DeleteTopics | Hold | Release
+)
 TOPIC_STEPS = (topics.CreateTopic, topics.AddPartitions, topics.AlterConfig)
 
 
@@ -190,6 +205,12 @@ class Plan:
     wanted: tuple[WantedTopic, ...] = ()
     conflicts: tuple[str, ...] = ()
     topic_problems: tuple[str, ...] = ()
+    login_problems: tuple[str, ...] = ()
+    """What somebody has to settle about managed users."""
+    rotating: Mapping[str, str] = field(default_factory=dict)
+    """By stage, why its former user is still there."""
+    due_s: float | None = None
+    """When to look again although nothing changes, in epoch seconds."""
     verdicts: Mapping[str, Wanted] = field(default_factory=dict)
     """By stage: how many replicas, and why."""
     waits_for: str | None = None
@@ -200,7 +221,7 @@ def plan(pipeline: Pipeline, seen: Observation) -> Plan:
     """The next steps for a Pipeline that is not being deleted."""
     if seen.identity.is_paused:
         return Plan(verdicts=dict(_verdicts(pipeline, seen)))
-    finalizer = tuple(_finalizer(pipeline, seen.identity))
+    finalizer = tuple(_finalizer(pipeline, seen))
     if isinstance(seen.topics, Trouble):
         return Plan(steps=finalizer, verdicts=_frozen(pipeline, seen))
     wanted = topics.wanted(pipeline, seen.topics)
@@ -215,32 +236,57 @@ def plan(pipeline: Pipeline, seen: Observation) -> Plan:
             topic_problems=decided.problems,
             verdicts=_frozen(pipeline, seen),
         )
+    workloads = tuple(_workloads(seen))
+    logins = _logins(pipeline, seen, workloads)
     steps: list[Step] = [*finalizer, *decided.actions]
     steps += _ledger(wanted, seen)
-    steps += _workloads(seen)
-    steps += _scaling(pipeline, seen, verdicts)
-    return Plan(steps=tuple(steps), wanted=wanted, verdicts=verdicts)
+    steps += logins.steps
+    if logins.problems or (isinstance(seen.logins, Trouble) and managing.is_managed(pipeline)):
+        # a pod that starts without the rights that it needs waits for them: those that run are better left alone
+        there = {objects.key_of(body) for body in seen.live}
+        steps += (step for step in _scaling(pipeline, seen, verdicts) if step.key in there)
+    else:
+        steps += workloads
+        steps += _scaling(pipeline, seen, verdicts)
+    return Plan(
+        steps=tuple(steps),
+        wanted=wanted,
+        login_problems=logins.problems,
+        rotating=logins.waiting,
+        due_s=logins.due_s,
+        verdicts=verdicts,
+    )
 
 
-def farewell(seen: Observation) -> Plan:
-    """The next steps for a Pipeline that is being deleted: its stages, then its topics, then itself.
+def farewell(pipeline: Pipeline | None, seen: Observation) -> Plan:
+    """The next steps for a Pipeline that is being deleted: its stages, then its users and topics, then itself.
 
     Without the finalizer nothing is left to do here: Kubernetes removes what the Pipeline owns.
+
+    Args:
+        pipeline: None when its spec cannot be read; nothing in Kafka can then be reached.
+        seen: what was observed.
     """
     identity = seen.identity
     if not identity.has_finalizer:
         return Plan()
-    orphans = tuple(sorted(identity.topics))
+    keeps_topics = pipeline is not None and pipeline.spec.deletion_policy is not DeletionPolicy.DELETE
+    left = Release(() if keeps_topics else tuple(sorted(identity.topics)), tuple(sorted(identity.users)))
     removals = tuple(_removals(seen))
     obstacle = next(_obstacles(seen), None)
     if identity.is_released:
-        return Plan(steps=(Release(orphans, f"annotation {names.RELEASE_ANNOTATION}"),))
+        return Plan(steps=(replace(left, why=f"annotation {names.RELEASE_ANNOTATION}"),))
     if (removals or obstacle) and (identity.deleted_for_s or 0) > DELETION_DEADLINE_S:
-        return Plan(steps=(*removals, Release(orphans, f"after {DELETION_DEADLINE_S:.0f} s: {obstacle or 'too slow'}")))
-    if removals or obstacle or isinstance(seen.topics, Trouble):
+        why = f"after {DELETION_DEADLINE_S:.0f} s: {obstacle or 'too slow'}"
+        return Plan(steps=(*removals, replace(left, why=why)))
+    if removals or obstacle or isinstance(seen.topics, Trouble) or pipeline is None:
         return Plan(steps=removals, waits_for=obstacle or "the stages are being removed")
-    doomed = tuple(name for name in orphans if _is_ours(seen.topics.get(name), identity))
-    return Plan(steps=(*((DeleteTopics(doomed),) if doomed else ()), Release()))
+    steps: list[Step] = []
+    if isinstance(seen.logins, Logins):
+        steps += users.removal(pipeline, seen.logins.present, identity.users)
+    if doomed := tuple(name for name in left.topics if _is_ours(seen.topics.get(name), identity)):
+        steps.append(DeleteTopics(doomed))
+    return Plan(steps=(*steps, Release()))
 
 
 def _removals(seen: Observation) -> Iterator[Remove]:
@@ -250,21 +296,30 @@ def _removals(seen: Observation) -> Iterator[Remove]:
 
 
 def _obstacles(seen: Observation) -> Iterator[str]:
-    """What has to pass before topics can be deleted: readers and writers, and a Kafka that does not answer."""
+    """What has to pass before topics and users can be deleted: readers and writers, and a Kafka that does not answer.
+
+    Pods that somebody else deployed are not waited for, unless they would lose the users that they log in as.
+    """
     foreign = {
         body["metadata"]["labels"].get(names.STAGE_LABEL)
         for body in seen.live
-        if body["kind"] in objects.WORKLOADS and not objects.is_owned(body, seen.identity.owner)
+        if body["kind"] in objects.WORKLOADS
+        and not objects.is_owned(body, seen.identity.owner)
+        and not seen.identity.users
     }
     if remaining := [pod.name for pod in seen.pods if pod.stage not in foreign]:
         yield f"pods have not ended: {', '.join(remaining[:5])}"
     if isinstance(seen.topics, Trouble):
         yield seen.topics.message
+    if seen.identity.users and not isinstance(seen.logins, Logins):
+        yield seen.logins.message if isinstance(seen.logins, Trouble) else "nobody has looked at its users"
 
 
-def _finalizer(pipeline: Pipeline, identity: Identity) -> Iterator[Step]:
+def _finalizer(pipeline: Pipeline, seen: Observation) -> Iterator[Step]:
     """It is held only while there is work outside Kubernetes: a Pipeline without any goes whatever becomes of us."""
-    is_needed = pipeline.spec.deletion_policy is DeletionPolicy.DELETE
+    identity = seen.identity
+    makes_users = managing.is_managed(pipeline) and seen.logins is not None
+    is_needed = pipeline.spec.deletion_policy is DeletionPolicy.DELETE or makes_users or bool(identity.users)
     if is_needed and not identity.has_finalizer:
         yield Hold()
     if identity.has_finalizer and not is_needed:
@@ -325,6 +380,30 @@ def _has_id(observed: topics.Observed, name: str, known: str) -> bool:
     return state is not None and state.topic_id == known
 
 
+def _logins(pipeline: Pipeline, seen: Observation, workloads: Iterable[Step]) -> rotation.Plan:
+    """Users before the stages that log in as them; what stages needed, once they need it no more."""
+    if not isinstance(seen.logins, Logins):
+        return rotation.Plan()
+    return managing.plan(
+        pipeline,
+        seen.logins,
+        recorded=seen.identity.users,
+        asked=seen.identity.annotations.get(names.ROTATE_ANNOTATION, ""),
+        is_settled=not any(workloads) and _is_settled(pipeline, seen),
+        adopt=seen.identity.may_adopt,
+    )
+
+
+def _is_settled(pipeline: Pipeline, seen: Observation) -> bool:
+    """No pod is of a stage that is gone, of a former template, or on its way out: all need what the Pipeline says."""
+    if isinstance(seen.manifests, Trouble):
+        return False
+    stages = {stage.name for stage in pipeline.spec.stages}
+    if any(pod.is_leaving or pod.stage not in stages for pod in seen.pods):
+        return False
+    return not any(workload.is_rolling_out for workload in live_workloads(pipeline, seen.live).values())
+
+
 def _workloads(seen: Observation) -> Iterator[Step]:
     if isinstance(seen.manifests, Trouble) or not seen.manifests:
         return  # not rendered, or deployed by somebody else: nothing is removed because of that
@@ -345,7 +424,7 @@ def _workloads(seen: Observation) -> Iterator[Step]:
             yield ReplacePod(pod.name, pod.trouble)
 
 
-def _scaling(pipeline: Pipeline, seen: Observation, verdicts: Mapping[str, Wanted]) -> Iterator[Step]:
+def _scaling(pipeline: Pipeline, seen: Observation, verdicts: Mapping[str, Wanted]) -> Iterator[Scale]:
     workloads = workloads_of(pipeline, seen)
     for stage, verdict in verdicts.items():
         if (workload := workloads.get(stage)) is not None and workload.replicas != verdict.replicas:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Producer, Sink
 from forebay.planning import scaling
-from forebay.planning.credentials import formats, users
+from forebay.planning.credentials import formats, managing, users
 from forebay.planning.pods import PodState, Trouble
 from forebay.planning.reconciling import TOPIC_STEPS, Apply, Observation, Plan, Remove, Wanted, Workload, workloads_of
 from forebay.planning.scaling import Decision, Memory, Reason
@@ -36,7 +36,11 @@ Figures = Mapping[Figure, float]
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 _MOST_PROBLEMS = 20
-"""Sentences in one message; Kubernetes takes 32 KiB, and nobody reads more."""
+"""Sentences in one message; nobody reads more."""
+_LONGEST_MESSAGE = 32_000
+"""Characters; Kubernetes takes 32 KiB."""
+NOT_PERMITTED = "UsersNotPermitted"
+"""The reason where the administrator of a Pipeline may not manage users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ def report(
     workloads = workloads_of(pipeline, seen)
     aspects = (
         _topics(seen, plan),
-        _credentials(pipeline, seen),
+        _credentials(pipeline, seen, plan),
         _workloads(seen, plan, workloads, now),
         _scaling(seen, plan),
     )
@@ -149,23 +153,46 @@ def _topics(seen: Observation, plan: Plan) -> Condition:
     return Condition(kind, TRUE, "AsWanted", f"all {len(plan.wanted)} topics are as the Pipeline asks")
 
 
-def _credentials(pipeline: Pipeline, seen: Observation) -> Condition:
+def _credentials(pipeline: Pipeline, seen: Observation, plan: Plan) -> Condition:
     kind = "CredentialsReady"
     if isinstance(seen.secrets, Trouble):
         return Condition(kind, UNKNOWN, seen.secrets.reason, seen.secrets.message)
     wrong = [problem for problem in seen.secrets if not problem.is_warning]
-    warnings = [str(problem) for problem in seen.secrets if problem.is_warning]
-    incomplete = [problem for problem in wrong if problem.key is None]
-    managed = {wanted.name for wanted in formats.managed(pipeline)}
-    if unmade := [problem for problem in incomplete if problem.secret in managed]:
+    notes = [str(problem) for problem in seen.secrets if problem.is_warning]
+    logins = {wanted.name for wanted in formats.managed(pipeline)}
+    unmade = [problem for problem in wrong if problem.secret in logins and problem.key is None]
+    if unmade and seen.logins is None:
         others = [str(problem) for problem in wrong if problem not in unmade]
         sentence = users.not_managed(pipeline, [problem.secret for problem in unmade])
-        return Condition(kind, FALSE, "UsersNotManaged", _joined([sentence, *others, *warnings]))
-    if wrong:
-        reason = "SecretsIncomplete" if incomplete else "SecretsInvalid"
-        return Condition(kind, FALSE, reason, _joined([*map(str, wrong), *warnings]))
+        return Condition(kind, FALSE, "UsersNotManaged", _joined([sentence, *others, *notes]))
+    if (told := _users(pipeline, seen, plan)) is not None and not told.is_good:
+        return replace(told, message=_joined([told.message, *notes]))
+    notes += [told.message] if told is not None else []
+    if wrong := [problem for problem in wrong if problem not in unmade]:
+        reason = "SecretsInvalid" if all(problem.key is not None for problem in wrong) else "SecretsIncomplete"
+        return Condition(kind, FALSE, reason, _joined([*map(str, wrong), *notes]))
+    if unmade:
+        sentences = (f"Secret {problem.secret} is yet to be written by the operator" for problem in unmade)
+        return Condition(kind, FALSE, "Changing", _joined(sentences))
     fine = "every Secret that the Pipeline needs is there and complete"
-    return Condition(kind, TRUE, "Complete", _joined([fine, *warnings]))
+    return Condition(kind, TRUE, "Complete", _joined([fine, *notes]))
+
+
+def _users(pipeline: Pipeline, seen: Observation, plan: Plan) -> Condition | None:
+    """What there is to say of managed users; those of a Pipeline that has other logins now stand in nobody's way."""
+    kind = "CredentialsReady"
+    is_managed = managing.is_managed(pipeline)
+    if isinstance(seen.logins, Trouble) and is_managed:
+        status = FALSE if seen.logins.reason == NOT_PERMITTED else UNKNOWN
+        return Condition(kind, status, seen.logins.reason, seen.logins.message)
+    if isinstance(seen.logins, Trouble):
+        message = f"users that were managed before are still there: {seen.logins.message}"
+        return Condition(kind, TRUE, "Complete", message)
+    if plan.login_problems:
+        return Condition(kind, FALSE if is_managed else TRUE, "UsersDiffer", _joined(plan.login_problems))
+    if plan.rotating:
+        return Condition(kind, TRUE, "Complete", _joined(f"{stage}: {why}" for stage, why in plan.rotating.items()))
+    return None
 
 
 def _workloads(seen: Observation, plan: Plan, workloads: Mapping[str, Workload], now: float) -> Condition:
@@ -471,7 +498,7 @@ def _conditions(previous: Iterable[Mapping[str, Any]], wanted: Report, now: str)
                 "observedGeneration": wanted.generation,
                 "lastTransitionTime": before.get("lastTransitionTime", now) if is_same else now,
                 "reason": condition.reason,
-                "message": condition.message,
+                "message": condition.message[:_LONGEST_MESSAGE],
             }
         )
     return result
@@ -504,6 +531,16 @@ def ledger(status: Mapping[str, Any]) -> dict[str, str]:
 def ledger_patch(known: Mapping[str, str]) -> dict[str, Any]:
     """The patch that writes them down."""
     return {"status": {"managedTopics": [{"name": name, "id": known[name]} for name in sorted(known)]}}
+
+
+def users_recorded(status: Mapping[str, Any]) -> frozenset[str]:
+    """The users that a Pipeline made or adopted in Kafka, from its status."""
+    return frozenset(status.get("managedUsers", ()))
+
+
+def users_patch(recorded: Iterable[str]) -> dict[str, Any]:
+    """The patch that records them."""
+    return {"status": {"managedUsers": sorted(recorded)}}
 
 
 def scaling_kept(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

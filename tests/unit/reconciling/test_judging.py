@@ -15,7 +15,8 @@ from forebay.planning.reconciling import Observation
 from forebay_operator import metrics
 from forebay_operator.api import NotFound
 from forebay_operator.credentials import Judge, secrets_of
-from forebay_operator.observe import Memory, Sources, observe
+from forebay_operator.memory import Memory
+from forebay_operator.observe import Sources, observe
 from forebay_operator.world import World
 
 NOW = dt.datetime.now(dt.UTC)  # noqa: TID251 - the authority issues from the real now on
@@ -182,6 +183,9 @@ class Unreachable:
     async def render(self, _pipeline) -> list:
         return []
 
+    async def look(self, *_) -> None:
+        return None
+
     def lose(self, _key) -> None:
         pass
 
@@ -193,7 +197,7 @@ class Unreachable:
 
 def seen(cluster: Cluster, memory: Memory, **metadata) -> Observation:
     rest: Any = Unreachable()
-    sources = Sources(cluster.world, rest, cluster.judge, rest, rest, {})
+    sources = Sources(cluster.world, rest, cluster.judge, rest, rest, rest, {})
     body = {"metadata": {"name": "sensors", "uid": "1", "generation": 1, **metadata}}
     return asyncio.run(observe(pipeline(**WITH_AUTHORITY), body, memory, sources, NOW.timestamp()))
 

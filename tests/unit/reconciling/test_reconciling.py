@@ -33,7 +33,8 @@ FOREIGN_ID = "id-of-somebody-else"
 def state(world: PlannedWorld) -> tuple:
     """What matters of a world at rest; Kafka's ids depend on the order of things."""
     sizes = {name: (each.partitions, dict(each.config)) for name, each in world.topics.items()}
-    return sizes, world.live, set(world.identity.topics), world.identity.has_finalizer
+    users = (set(world.passwords), world.acls, set(world.logins), world.identity.users)
+    return sizes, world.live, set(world.identity.topics), world.identity.has_finalizer, users
 
 
 variants = st.builds(
@@ -44,6 +45,7 @@ variants = st.builds(
     sink=st.booleans(),
     deletion=st.sampled_from(["Retain", "Delete"]),
     retention=st.sampled_from([None, "1000", "2000"]),
+    users=st.sampled_from([None, "Managed"]),
 )
 
 
@@ -323,12 +325,12 @@ def pod(stage="enrich", **changes) -> PodState:
 def test_deletion_removes_stages_then_topics_then_lets_go():
     world = leaving(settle(PlannedWorld(pipeline(deletion="Delete"))))
     world.pods = [pod()]
-    removed = farewell(world.seen()).steps
+    removed = farewell(world.pipeline, world.seen()).steps
     for step in removed:
         world.take(step)
-    waiting = farewell(world.seen())
+    waiting = farewell(world.pipeline, world.seen())
     world.pods = []
-    rest = farewell(world.seen()).steps
+    rest = farewell(world.pipeline, world.seen()).steps
 
     assert {type(step) for step in removed} == {Remove}
     assert not world.live
@@ -343,7 +345,7 @@ def test_deletion_spares_topics_that_were_made_anew_by_somebody_else():
     world = leaving(settle(PlannedWorld(pipeline(deletion="Delete"))))
     world.live = {}
     world.topics["raw"] = replace(world.topics["raw"], topic_id=FOREIGN_ID)
-    (doomed, _) = farewell(world.seen()).steps
+    (doomed, _) = farewell(world.pipeline, world.seen()).steps
 
     assert "raw" not in doomed.names
     assert "enriched" in doomed.names
@@ -354,25 +356,25 @@ def test_deletion_ends_though_kafka_never_answers(seconds, lets_go):
     world = leaving(settle(PlannedWorld(pipeline(deletion="Delete"))), seconds)
     world.live = {}
     world.kafka = Trouble("KafkaUnreachable", "no answer")
-    decided = farewell(world.seen())
+    decided = farewell(world.pipeline, world.seen())
 
     assert decided.waits_for == (None if lets_go else "no answer")
     if lets_go:
         (release,) = decided.steps
-        assert release.orphans == tuple(sorted(world.identity.topics))
+        assert release.topics == tuple(sorted(world.identity.topics))
         assert "no answer" in str(release)
 
 
 def test_an_annotation_lets_it_go_at_once():
     world = leaving(settle(PlannedWorld(pipeline(deletion="Delete"))), **{RELEASE_ANNOTATION: "true"})
-    (release,) = farewell(world.seen()).steps
+    (release,) = farewell(world.pipeline, world.seen()).steps
 
     assert isinstance(release, Release)
-    assert release.orphans
+    assert release.topics
 
 
 def test_without_the_finalizer_nothing_is_left_to_do():
-    assert farewell(leaving(settle(PlannedWorld(pipeline()))).seen()).steps == ()
+    assert farewell(pipeline(), leaving(settle(PlannedWorld(pipeline()))).seen()).steps == ()
 
 
 def test_a_broken_pod_of_an_old_revision_is_replaced():
@@ -404,7 +406,7 @@ def test_with_external_workloads_it_deploys_nothing_and_scales_what_may_vary():
         for kind, stage in foreign.items()
     }
     decided = {"enrich": decision(bounds(world), replicas=1, wanted=2, reason="FallingBehind")}
-    seen = replace(world.seen(), manifests=(), decided=decided)
+    seen = replace(world.seen(), decided=decided)
     (step,) = plan(wanted, seen).steps
 
     assert (step.key.name, step.verdict.replicas) == ("sensors-enrich", 2)

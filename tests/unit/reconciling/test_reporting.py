@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from planned_world import NOW, PlannedWorld, decision, pipeline, settle
 
-from forebay.pipeline.spec import Kafka
 from forebay.planning import reconciling, reporting
 from forebay.planning.credentials import formats
 from forebay.planning.credentials.checks import Problem
@@ -107,11 +106,8 @@ def test_secrets_that_could_not_be_read_are_unknown():
     )
 
 
-def test_users_that_nobody_manages_yet_are_told_with_what_to_do():
-    world = PlannedWorld(pipeline())
-    kafka = {"bootstrapServers": "kafka:9093", "tls": {}, "sasl": {"users": "Managed"}, "adminSecretRef": {"name": "x"}}
-    managed = world.pipeline.spec.model_copy(update={"kafka": Kafka.model_validate(kafka)})
-    world.pipeline = world.pipeline.model_copy(update={"spec": managed})
+def test_users_that_nobody_manages_are_told_with_what_to_do():
+    world = PlannedWorld(pipeline(users="Managed"), makes_users=False)
     settle(running(world))
     logins = [wanted.name for wanted in formats.managed(world.pipeline)]
     unmade = [Problem(secret=name, wrong="does not exist", cure="create it") for name in logins]
@@ -120,7 +116,7 @@ def test_users_that_nobody_manages_yet_are_told_with_what_to_do():
     assert logins == ["sensors-devices-kafka-user", "sensors-enrich-kafka-user", "sensors-store-kafka-user"]
     assert (found.status, found.reason) == ("False", "UsersNotManaged")
     for part in (
-        "does not make users yet",
+        "set managedUsers of charts/operator",
         "plan FILE --acls",
         "SCRAM-SHA-512",
         "username and password",

@@ -1,8 +1,10 @@
 """What the operator knows of the cluster."""
 
+import base64
+
 from forebay.planning.credentials.checks import Verdict
 from forebay.planning.credentials.formats import Use
-from forebay_operator.world import World
+from forebay_operator.world import Login, World
 
 KEY = ("shop", "sensors")
 
@@ -88,3 +90,61 @@ def test_of_pods_the_status_is_kept_alone():
 
     assert "spec" not in found
     assert found["status"] == {"phase": "Running"}
+
+
+def login(version: int, uid: str = "1", generation: bytes = b"1") -> dict:
+    data = {"username": b"shop.sensors.store.a", "password": b"canary", "generation": generation}
+    owner = {"apiVersion": "forebay.dev/v1alpha1", "kind": "Pipeline", "name": "sensors", "uid": uid}
+    metadata = {"namespace": "shop", "name": "login", "resourceVersion": str(version), "ownerReferences": [owner]}
+    annotations = {"forebay.dev/issued-at": "5", "forebay.dev/rotated-for": "", "of": "somebody"}
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    return {"metadata": metadata | {"annotations": annotations}, "data": encoded}
+
+
+def test_of_the_secret_of_a_managed_user_it_knows_what_that_says_and_no_password():
+    world = World()
+    world.see("Secret", login(1))
+
+    assert world.logins(KEY) == {
+        "login": Login(
+            owners=frozenset({"1"}),
+            said={"username": b"shop.sensors.store.a", "generation": b"1", "password": b"there is one"},
+            annotations={"forebay.dev/issued-at": "5", "forebay.dev/rotated-for": ""},
+        )
+    }
+    kept = repr((vars(world), world.secret("shop", "login")))
+    assert "canary" not in kept
+    assert login(1)["data"]["password"] not in kept
+
+
+def test_an_older_version_of_a_secret_is_no_news():
+    """The former generation, told late, would have the new user deleted."""
+    world = World()
+    for version, generation in ((5, b"2"), (4, b"1"), (6, b"2"), (5, b"1")):
+        world.see("Secret", login(version, generation=generation))
+    assert world.logins(KEY)["login"].said["generation"] == b"2"
+
+    world.forget("Secret", "shop", "login")
+    assert world.logins(KEY) == {}
+    world.see("Secret", login(1))
+    assert world.logins(KEY).keys() == {"login"}
+
+
+def test_a_secret_that_another_pipeline_owns_changes_sides():
+    world = World()
+    world.see("Secret", login(1))
+    other = login(2, uid="2")
+    other["metadata"]["ownerReferences"][0]["name"] = "other"
+    world.see("Secret", other)
+
+    assert world.logins(KEY) == {}
+    assert world.logins(("shop", "other")).keys() == {"login"}
+
+
+def test_secrets_are_no_objects_that_could_be_pruned():
+    world = World()
+    secret = login(1)
+    secret["metadata"]["labels"] = {"forebay.dev/pipeline": "sensors"}
+    world.see("Secret", secret)
+
+    assert members(world) == []

@@ -81,7 +81,17 @@ class Issue:
         return f"make user {self.user} and write it to the Secret of {self.stage} as generation {self.generation}"
 
 
-Step = RememberUsers | AddAcls | Issue | DeleteUser | RemoveAcls
+@dataclass(frozen=True, slots=True)
+class RemoveLogin:
+    """Delete the Secret of a stage that the Pipeline had; one that is gone is no error."""
+
+    secret: str
+
+    def __str__(self) -> str:
+        return f"delete Secret {self.secret}, whose stage is gone or has another login"
+
+
+Step = RememberUsers | AddAcls | Issue | DeleteUser | RemoveAcls | RemoveLogin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -207,7 +207,7 @@ def not_permitted(pipeline: Pipeline) -> str:
 
 
 def not_managed(pipeline: Pipeline, secrets: Sequence[str]) -> str:
-    """What to say while nobody makes the users that a Pipeline wants managed.
+    """What to say where the operator may not make the users that a Pipeline wants managed.
 
     Args:
         pipeline: what asks for them.
@@ -216,7 +216,8 @@ def not_managed(pipeline: Pipeline, secrets: Sequence[str]) -> str:
     sasl = pipeline.spec.kafka.sasl
     assert sasl is not None  # noqa: S101 - who asks for users has it
     return (
-        "the operator does not make users yet: for each stage, make in Kafka one of the two users that "
+        "this operator may not make users: set managedUsers of charts/operator, which lets it write Secrets; or make in Kafka, "
+        "for each stage, one of the two users that "
         f"`forebay plan FILE --acls` prints, with those rights and mechanism {sasl.mechanism.value}, and create the stage's "
         f"Secret with its username and password (missing or incomplete: {', '.join(secrets)}); or use sasl.secretRef, with one "
         "login for all stages"
