@@ -193,7 +193,17 @@ def test_a_rotation_waits_for_a_pod_that_says_nothing(place):
             "name": "silent",
             "labels": {"forebay.dev/pipeline": "sensors", "forebay.dev/stage": "enrich"},
         },
-        "spec": {"nodeSelector": {"no": "where"}, "containers": [{"name": "x", "image": "x"}]},
+        "spec": {
+            "nodeSelector": {"no": "where"},
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": "x",
+                    "image": "x",
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        },
     }
     place.operated.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     former = place.written("store")
@@ -275,8 +285,8 @@ def test_no_password_is_anywhere_but_in_its_secret(place):
     place.start()
     place.apply()
     place.until_written()
-    place.annotate("rotate", "today")
     passwords = {place.written(stage)["password"] for stage in STAGES}
+    place.annotate("rotate", "today")
     place.until_written(2)
     passwords |= {place.written(stage)["password"] for stage in STAGES} | {ROOT_PASSWORD}
     said = [
