@@ -64,6 +64,7 @@ def test_the_surroundings_restart(sensors, name):
     before = sensors.containers()
     kube.kubectl("delete", f"pod/{name}-0", namespace=sensors.surroundings.namespace)
     kube.kubectl("rollout", "status", f"statefulset/{name}", namespace=sensors.surroundings.namespace)
+    sensors.surroundings.reconnect()
     sensors.until_more_is_stored()
     assert sensors.containers() == before
     sensors.stop_load()

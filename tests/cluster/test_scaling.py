@@ -189,7 +189,7 @@ def test_a_broker_that_is_away_changes_no_replicas(place):
         kube.kubectl(
             "rollout", "status", "statefulset/kafka", "--timeout", "150s", namespace=place.surroundings.namespace
         )
-        until(lambda: place.bootstrap, what="this machine reaches Kafka again")
+        place.surroundings.reconnect()
         seen += place.watch(30, place.replicas)
         assert min(seen) == before, "fewer replicas on no measurement"
     place.until_stored(len(load.records), deadline_s=180)

@@ -113,14 +113,19 @@ class Forward:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self._local_port)) == 0
 
+    def end(self) -> None:
+        """Let go of the pod; `port` finds the one that there is then. By itself kubectl notices a lost pod only when used."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+            self._log.close()
+
     def __enter__(self) -> "Forward":
         return self
 
     def __exit__(self, *_rest) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._log.close()
+        self.end()
 
 
 def free_port() -> int:

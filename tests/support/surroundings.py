@@ -36,6 +36,11 @@ class Surroundings:
         self._kafka = self._stack.enter_context(Forward(self.namespace, "kafka", 9094, self._kafka_port))
         self._postgres = self._stack.enter_context(Forward(self.namespace, "postgres", 5432))
 
+    def reconnect(self) -> None:
+        """A pod was replaced."""
+        for forward in (self._kafka, self._postgres):
+            forward.end()
+
     @property
     def bootstrap(self) -> str:
         """Where this machine reaches Kafka."""
