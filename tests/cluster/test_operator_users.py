@@ -9,7 +9,7 @@ import os
 
 import kube
 import pytest
-from authority import Authority
+from authority import ROOT_PASSWORD, Authority, enforcing
 from confluent_kafka import Producer
 from operated import Operated, quiet
 from services import until
@@ -22,11 +22,9 @@ from forebay.pipeline.load import load_object
 from forebay.planning.credentials import users
 from forebay.planning.credentials.rotation import KEEP_S
 from forebay.planning.credentials.users import Acl, Present
-from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Security
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
-ROOT_PASSWORD = "canary-of-the-administrator"
 STAGES = ("devices", "enrich", "store")
 
 
@@ -37,14 +35,7 @@ def authority(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory, authority):
-    security = Security(
-        key_store=authority.issue("broker"),
-        trust_store=authority.file,
-        scram_users={"root": ROOT_PASSWORD, "nobody": ROOT_PASSWORD},
-        authorize=True,
-        super_users=("User:root",),
-    )
-    with EmbeddedKafka.start(tmp_path_factory.mktemp("kafka"), options=BrokerOptions(security=security)) as broker:
+    with enforcing(authority, tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import topics
-from authority import Authority
+from authority import ROOT_PASSWORD, Authority, enforcing
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import (
     AclBindingFilter,
@@ -24,9 +24,7 @@ from forebay.pipeline import load, names
 from forebay.planning import topics as planning
 from forebay.planning.credentials import users
 from forebay.planning.credentials.users import Acl, Present
-from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Security
 
-ROOT_PASSWORD = "canary-of-the-administrator"
 READINGS = 20
 
 
@@ -37,14 +35,7 @@ def authority(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory, authority):
-    security = Security(
-        key_store=authority.issue("broker"),
-        trust_store=authority.file,
-        scram_users={"root": ROOT_PASSWORD, "nobody": ROOT_PASSWORD},
-        authorize=True,
-        super_users=("User:root",),
-    )
-    with EmbeddedKafka.start(tmp_path_factory.mktemp("kafka"), options=BrokerOptions(security=security)) as broker:
+    with enforcing(authority, tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
 
 

@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Security
+
 DAY = dt.timedelta(days=1)
 BEFORE = -dt.timedelta(hours=1)
 
@@ -74,3 +76,18 @@ class Authority:
             .add_extension(extension, critical=False)
             .sign(self.key, hashes.SHA256())
         )
+
+
+ROOT_PASSWORD = "canary-of-the-administrator"
+
+
+def enforcing(authority: Authority, folder: Path) -> EmbeddedKafka:
+    """A broker that enforces ACLs: `root` may do everything, `nobody` nothing. Use it as a context manager."""
+    security = Security(
+        key_store=authority.issue("broker"),
+        trust_store=authority.file,
+        scram_users={"root": ROOT_PASSWORD, "nobody": ROOT_PASSWORD},
+        authorize=True,
+        super_users=("User:root",),
+    )
+    return EmbeddedKafka.start(folder, options=BrokerOptions(security=security))

@@ -5,7 +5,7 @@ Every call is bounded in time, touches exactly what it is given, and may be repe
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import (
@@ -28,6 +28,8 @@ from forebay.kafka.admin import Admin, log_in
 from forebay.pipeline.spec import SaslMechanism
 from forebay.planning.credentials import formats
 from forebay.planning.credentials.users import Acl, AddAcls, DeleteUser, Present, RemoveAcls
+
+_BindingT = TypeVar("_BindingT", AclBinding, AclBindingFilter)
 
 _ITERATIONS = 4096
 """The least that Kafka takes: a password of 256 random bits needs no more against guessing."""
@@ -99,13 +101,13 @@ class Users:
 
     def add(self, acls: Sequence[Acl]) -> None:
         """Allow it; what is allowed already stays so."""
-        futures = self._admin.client.create_acls([_binding(acl) for acl in acls], **self._bounds())
+        futures = self._admin.client.create_acls([_worded(AclBinding, acl) for acl in acls], **self._bounds())
         for future in futures.values():
             self._admin.answer(future, "create ACLs")
 
     def remove(self, acls: Sequence[Acl]) -> None:
         """Allow exactly this no more; what was not allowed is no error."""
-        futures = self._admin.client.delete_acls([_exactly(acl) for acl in acls], **self._bounds())
+        futures = self._admin.client.delete_acls([_worded(AclBindingFilter, acl) for acl in acls], **self._bounds())
         for future in futures.values():
             self._admin.answer(future, "delete ACLs")
 
@@ -158,20 +160,9 @@ def _of_user(user: str) -> AclBindingFilter:
     )
 
 
-def _binding(acl: Acl) -> AclBinding:
-    return AclBinding(
-        ResourceType[acl.resource],
-        acl.name,
-        _pattern(acl),
-        _principal(acl.user),
-        acl.host,
-        AclOperation[acl.operation],
-        AclPermissionType.ALLOW,
-    )
-
-
-def _exactly(acl: Acl) -> AclBindingFilter:
-    return AclBindingFilter(
+def _worded(kind: type[_BindingT], acl: Acl) -> _BindingT:
+    """The ACL in the client's words: as one to make, or as a filter that finds exactly that one."""
+    return kind(
         ResourceType[acl.resource],
         acl.name,
         _pattern(acl),
