@@ -253,7 +253,7 @@ def test_what_the_operator_writes_is_kept(namespace):
     assert kubectl("create", "-n", namespace, "-f", "-", stdin=pipeline("status")).returncode == 0
     status = {
         "observedGeneration": 1, "replicas": "3/3", "lag": "1.2k", "behind": "3s", "rate": "200/s", "topics": "6/6",
-        "why": "Running",
+        "why": "Running", "upgradedAt": "2026-01-01T00:00:00Z",
         "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 1, "reason": "Running", "message": "x",
                         "lastTransitionTime": "2026-01-01T00:00:00Z"}],
         "stages": [{"name": "enrich", "kind": "processor", "replicas": 1, "readyReplicas": 1, "lag": "1", "behind": "2s",

@@ -20,6 +20,11 @@ KAFKA_ERRORS = Counter("forebay_operator_kafka_errors", "Requests to Kafka that 
 API_CALLS = Counter("forebay_operator_api_calls", "Requests to Kubernetes, without watches", ["verb", "kind"])
 STATUS_PATCHES = Counter("forebay_operator_status_patches", "Writes to the status of Pipelines")
 PIPELINES = Gauge("forebay_operator_pipelines", "Pipelines, by whether they are ready", ["ready"])
+UPGRADING = Gauge(
+    "forebay_operator_upgrading_pipelines",
+    "Pipelines that a new version of the operator renders anew: rolling out, or waiting for those",
+    ["state"],
+)
 LAG = Gauge("forebay_operator_lag_records", "Records not yet read", ["namespace", "pipeline", "stage"])
 BEHIND = Gauge("forebay_operator_behind_seconds", "Age of the oldest unread record", ["namespace", "pipeline", "stage"])
 REPLICAS = Gauge("forebay_operator_wanted_replicas", "Replicas decided on", ["namespace", "pipeline", "stage"])

@@ -125,7 +125,7 @@ class Reconciler:
         now = time.time()
         seen = await observe(pipeline, body, memory, self._sources, now)
         plan = reconciling.plan(pipeline, seen)
-        plan, is_held_back = self._paced(key, body, plan)
+        plan, is_held_back = await self._paced(key, body, plan)
         outcome = await self._actor.act(plan.steps, pipeline, body, memory)
         if plan.conflicts:
             self._conflicting.add(key)
@@ -142,8 +142,9 @@ class Reconciler:
             now=now,
             failure=outcome.failure,
         )
-        if report.is_ready:
+        if report.is_ready and not is_held_back:
             self._upgrades.settled(key)
+        report = reporting.upgraded(report, self._upgrades.since(key))
         for stage, verdict in plan.verdicts.items():
             metrics.REPLICAS.labels(*key, stage).set(verdict.replicas)
         await self._tell(key, body, report, memory)
@@ -174,16 +175,32 @@ class Reconciler:
         soonest_s = min(self._resync_s, _ROTATING_S) if plan.rotating else self._resync_s
         return soonest_s if plan.due_s is None else min(soonest_s, max(plan.due_s - time.time(), _SOON_S))
 
-    def _paced(self, key: Key, body: Mapping[str, Any], plan: Plan) -> tuple[Plan, bool]:
+    async def _paced(self, key: Key, body: Mapping[str, Any], plan: Plan) -> tuple[Plan, bool]:
         """Pipelines that are rendered anew without a change of theirs come a few at a time."""
+        now = time.time()
         is_own_change = body.get("status", {}).get("observedGeneration") != body["metadata"]["generation"]
         is_upgrade = any(isinstance(step, Apply) and step.why == "changed" for step in plan.steps)
         if is_own_change:
             self._upgrades.settled(key)
-        if is_own_change or not is_upgrade or self._upgrades.admits(key, time.monotonic()):
+        is_held_back = is_upgrade and not is_own_change and not await self._admitted(key, body, now)
+        metrics.UPGRADING.labels("rolling").set(self._upgrades.rolling(now))
+        metrics.UPGRADING.labels("waiting").set(self._upgrades.waiting)
+        if not is_held_back:
             return plan, False
         kept = tuple(step for step in plan.steps if not isinstance(step, Apply | Remove))
-        return replace(plan, steps=kept), True
+        blocker = self._upgrades.blocker(now)
+        return replace(plan, steps=kept, held=None if blocker is None else reporting.held(*blocker)), True
+
+    async def _admitted(self, key: Key, body: Mapping[str, Any], now: float) -> bool:
+        """Whether it may be rendered anew now, which is then recorded."""
+        before = self._upgrades.since(key)
+        if not self._upgrades.admits(key, now, was_ready=reporting.is_ready(body.get("status", {}))):
+            return False
+        if (since := self._upgrades.since(key)) is not None and since != before:
+            written = await self._actor.api.patch(PIPELINES, *key, reporting.upgrade_patch(since), status=True)
+            self._sources.world.see("Pipeline", written)
+            log.info("rendered anew for a new version", namespace=key[0], pipeline=key[1])
+        return True
 
     async def _tell(self, key: Key, body: Mapping[str, Any], report: Report, memory: Memory) -> None:
         """Write the status when it says something else, and an Event when readiness or its reason changed."""
@@ -214,6 +231,8 @@ class Reconciler:
             if parsed is None or parsed.version != version:
                 body = self._sources.world.pipeline(key)
                 assert body is not None  # noqa: S101 - it was named a moment ago
+                if parsed is None and (since := reporting.upgraded_at(body.get("status", {}))) is not None:
+                    self._upgrades.recalled(key, since)
                 parsed = self._parsed[key] = _parsed(body)
                 self._claimants.pop(key, None)
             if parsed.claim is not None and parsed.pipeline is not None:

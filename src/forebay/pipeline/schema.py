@@ -340,6 +340,10 @@ _STATUS: Schema = {
         "behind": _TEXT | {"description": "How old the oldest unread record is, e.g. 12s."},
         "rate": _TEXT | {"description": "Records per second into the first topics, e.g. 200/s."},
         "topics": _TEXT | {"description": "Topics that are as wanted / all of them, e.g. 6/6."},
+        "upgradedAt": _TIME
+        | {
+            "description": "When a new version of the operator rendered the Pipeline anew; gone once it is ready again."
+        },
         "why": _WORD | {"description": "In one word, what keeps the Pipeline, or what its worst stage does."},
         "conditions": _list_by(
             "type",

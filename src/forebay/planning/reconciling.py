@@ -215,6 +215,8 @@ class Plan:
     """By stage: how many replicas, and why."""
     waits_for: str | None = None
     """What a deletion waits for."""
+    held: str | None = None
+    """Why a new version's objects are not applied."""
 
 
 def plan(pipeline: Pipeline, seen: Observation) -> Plan:

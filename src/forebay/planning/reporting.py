@@ -7,6 +7,7 @@ rounded to two significant digits: while a Pipeline runs evenly nothing is writt
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -211,6 +212,8 @@ def _workloads(seen: Observation, plan: Plan, workloads: Mapping[str, Workload],
     if missing or not workloads:
         words = "no stage is deployed" if not workloads else f"not yet rolled out and ready: {', '.join(missing)}"
         return Condition(kind, FALSE, "Progressing", words)
+    if plan.held is not None:
+        return Condition(kind, TRUE, "UpgradeStopped", f"every replica is ready, of the former version: {plan.held}")
     return Condition(kind, TRUE, "RolledOut", "every replica is of the newest revision and ready")
 
 
@@ -475,7 +478,7 @@ def _urgent(name: str, value: Any) -> Any:
     match name:
         case "conditions":
             return [_without_load(condition) for condition in value or ()]
-        case "observedGeneration" | "topics":
+        case "observedGeneration" | "topics" | "upgradedAt":
             return value
         case _:
             return None
@@ -541,6 +544,41 @@ def users_recorded(status: Mapping[str, Any]) -> frozenset[str]:
 def users_patch(recorded: Iterable[str]) -> dict[str, Any]:
     """The patch that records them."""
     return {"status": {"managedUsers": sorted(recorded)}}
+
+
+def is_ready(status: Mapping[str, Any]) -> bool:
+    """Whether a status says that the Pipeline does all that it was asked for."""
+    return any(each["type"] == "Ready" and each["status"] == TRUE for each in status.get("conditions", ()))
+
+
+def upgraded_at(status: Mapping[str, Any]) -> float | None:
+    """When a Pipeline that has not been ready since was rendered anew, in epoch seconds, from its status."""
+    try:
+        return datetime.fromisoformat(status["upgradedAt"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def upgrade_patch(at: float) -> dict[str, Any]:
+    """The patch that records it."""
+    return {"status": {"upgradedAt": _moment(at)}}
+
+
+def upgraded(report: Report, at: float | None) -> Report:
+    """The report with the same, or without it once that is over."""
+    return replace(report, facts={**report.facts, "upgradedAt": None if at is None else _moment(at)})
+
+
+def held(namespace: str, name: str) -> str:
+    """Why a Pipeline is not rendered anew: that one was, and is not ready."""
+    return (
+        f"a new version of the operator stops at {namespace}/{name}, which is not ready since it was rendered anew: "
+        "see its conditions; mend it, or take the upgrade back"
+    )
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def scaling_kept(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
