@@ -11,6 +11,7 @@ import pytest
 import topics
 from authority import Authority
 from confluent_kafka import Producer
+from pauses import Pauses
 from services import Service, until
 
 from forebay.errors import Forbidden
@@ -89,7 +90,7 @@ class Mounted:
 
 
 class Feeding:
-    """Writes numbered readings all the time, and remembers when the last one came out."""
+    """Writes numbered readings all the time."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.sent = 0
@@ -118,29 +119,6 @@ class Feeding:
                 self._producer.produce(self._topic, json.dumps(reading).encode(), f"d{self.sent % 50}")
                 self.sent += 1
             self._producer.poll(0)
-
-
-class Pauses(threading.Thread):
-    """The longest time in which a metric did not grow."""
-
-    def __init__(self, service: Service, metric: str) -> None:
-        super().__init__(daemon=True)
-        self._service, self._metric = service, metric
-        self._ended = threading.Event()
-        self.longest_s = 0.0
-
-    def run(self) -> None:
-        last, since = 0.0, time.monotonic()
-        while not self._ended.wait(0.05):
-            value = self._service.metric(self._metric)
-            if value > last:
-                self.longest_s = max(self.longest_s, time.monotonic() - since)
-                last, since = value, time.monotonic()
-
-    def end(self) -> float:
-        self._ended.set()
-        self.join()
-        return self.longest_s
 
 
 def pipeline(kafka, name: str, security: str) -> str:
@@ -235,7 +213,7 @@ def test_a_user_changes_in_place_under_load(kafka, authority, admin, tmp_path, s
     rotating.issue(1)
     with world.service(stage) as service, Feeding(kafka.bootstrap_servers, world.raw) as feeding:
         until(lambda: service.metric(OUT) > 0, what="records flow")
-        pauses = Pauses(service, OUT)
+        pauses = Pauses(lambda: service.metric(OUT))
         pauses.start()
         for generation in (2, 3):
             rotating.issue(generation)
@@ -338,7 +316,7 @@ def test_certificates_change_with_new_clients_under_load(kafka, authority, admin
     )
     with certified.world.service(stage) as service, Feeding(kafka.bootstrap_servers, certified.world.raw) as feeding:
         until(lambda: service.metric(OUT) > 0, what="records flow")
-        pauses = Pauses(service, OUT)
+        pauses = Pauses(lambda: service.metric(OUT))
         pauses.start()
         counts = []
         for times, change in enumerate(changes, 1):

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,20 +37,26 @@ class Authority:
         self.file = folder / ("intermediate.pem" if issuer else "authority.pem")
         self.file.write_bytes(self.pem)
 
-    def issue(self, common_name: str) -> Path:
-        """Return a PEM file with a new key and its certificate, valid for loopback."""
-        pair = self.pair(common_name)
+    def issue(self, common_name: str, *hosts: str) -> Path:
+        """Return a PEM file with a new key and its certificate, valid for loopback and these hosts."""
+        pair = self.pair(common_name, hosts=hosts)
         file = self.folder / f"{common_name}.pem"
         file.write_bytes(pair.private_key + pair.certificate)
         return file
 
     def pair(
-        self, common_name: str = "client", *, begins: dt.timedelta = BEFORE, lasts: dt.timedelta = DAY, key: Any = None
+        self,
+        common_name: str = "client",
+        *,
+        begins: dt.timedelta = BEFORE,
+        lasts: dt.timedelta = DAY,
+        key: Any = None,
+        hosts: Sequence[str] = (),
     ) -> Pair:
         """Return a certificate and its key; `begins` and `lasts` count from now."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *map(x509.DNSName, ("localhost", *hosts))]
         certificate = self._sign(name, key, x509.SubjectAlternativeName(addresses), begins, lasts)
         private_key = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -86,24 +86,24 @@ def exit_codes(namespace: str) -> Iterator[dict[str, int]]:
 
 
 class Forward:
-    """A Service's port on this machine, for as long as a `with` block; started anew when the connection was lost."""
+    """A port of `service/NAME` or `pod/NAME` on this machine, in a `with` block; started anew when the connection was lost."""
 
-    def __init__(self, namespace: str, service: str, port: int, local_port: int | None = None) -> None:
-        self._target = (namespace, service, port)
+    def __init__(self, namespace: str, target: str, port: int, local_port: int | None = None) -> None:
+        self._target = (namespace, target, port)
         self._local_port = local_port or free_port()
         self._process: subprocess.Popen | None = None
 
     @property
     def port(self) -> int:
         """The local port, once it takes connections."""
-        namespace, service, port = self._target
+        namespace, target, port = self._target
         if self._process is None or self._process.poll() is not None:
             self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
-            command = [_command("kubectl"), "--namespace", namespace, "port-forward", f"service/{service}"]
+            command = [_command("kubectl"), "--namespace", namespace, "port-forward", target]
             self._process = subprocess.Popen(
                 [*command, f"{self._local_port}:{port}"], stdout=self._log, stderr=subprocess.STDOUT
             )
-            until(self._listens, what=f"kubectl forwards service/{service} of {namespace}", deadline_s=20)
+            until(self._listens, what=f"kubectl forwards {target} of {namespace}", deadline_s=20)
         return self._local_port
 
     def _listens(self) -> bool:

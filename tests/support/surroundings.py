@@ -26,15 +26,19 @@ class Surroundings:
         text = kube.kubectl("kustomize", folder)
         # Kafka sends its clients to the address that it advertises; port 9094 of this machine may be somebody else's.
         text = text.replace("FORWARDED://localhost:9094", f"FORWARDED://localhost:{self._kafka_port}")
-        self._objects = [document for document in yaml.safe_load_all(text) if document]
+        self._objects = self.changed([document for document in yaml.safe_load_all(text) if document])
         kube.create_namespace(self.namespace)
-        kube.apply(text, self.namespace)
+        kube.apply(yaml.safe_dump_all(self._objects), self.namespace)
         for name in ("kafka", "postgres"):
             kube.kubectl(
                 "rollout", "status", f"statefulset/{name}", "--timeout", "150s", namespace=self.namespace, timeout_s=180
             )
-        self._kafka = self._stack.enter_context(Forward(self.namespace, "kafka", 9094, self._kafka_port))
-        self._postgres = self._stack.enter_context(Forward(self.namespace, "postgres", 5432))
+        self._kafka = self._stack.enter_context(Forward(self.namespace, "service/kafka", 9094, self._kafka_port))
+        self._postgres = self._stack.enter_context(Forward(self.namespace, "service/postgres", 5432))
+
+    def changed(self, objects: list[dict]) -> list[dict]:
+        """What is applied instead of these."""
+        return objects
 
     def reconnect(self) -> None:
         """A pod was replaced."""
