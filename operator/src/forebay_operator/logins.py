@@ -26,7 +26,7 @@ from forebay.planning.objects import Owner
 from forebay.planning.pods import Trouble
 from forebay.planning.reconciling import Identity
 from forebay_operator import metrics
-from forebay_operator.api import PODS, SECRETS, Api, Body, Denied, NotFound
+from forebay_operator.api import PODS, SECRETS, Api, Body, Denied
 from forebay_operator.connections import Connection, Connections
 from forebay_operator.memory import Memory
 from forebay_operator.world import Login, World
@@ -108,7 +108,7 @@ class Keeper:
     async def _issue(self, pipeline: Pipeline, identity: Identity, step: Issue, memory: Memory) -> None:
         stage = _stage(pipeline, step.stage)
         name, namespace = names.login_secret(pipeline, stage), pipeline.metadata.namespace
-        before = await self._read(namespace, name)
+        before = await self._api.find(SECRETS, namespace, name)
         if before is not None:
             self._check_expected(pipeline, stage, before, identity, step)
         connection = await self._connections.to(pipeline)
@@ -121,7 +121,7 @@ class Keeper:
 
     async def _remove(self, pipeline: Pipeline, owner: Owner, name: str) -> None:
         namespace = pipeline.metadata.namespace
-        body = await self._read(namespace, name)
+        body = await self._api.find(SECRETS, namespace, name)
         if body is not None and objects.is_owned(body, owner):
             await self._api.delete(SECRETS, namespace, name)
         self._world.forget("Secret", namespace, name)
@@ -187,7 +187,7 @@ class Keeper:
         for stage in pipeline.spec.stages:
             if user not in {names.user(pipeline, stage, turn) for turn in users.GENERATIONS}:
                 continue
-            body = await self._read(pipeline.metadata.namespace, names.login_secret(pipeline, stage))
+            body = await self._api.find(SECRETS, pipeline.metadata.namespace, names.login_secret(pipeline, stage))
             issued = _issued(pipeline, stage, Login.of(body)) if body is not None else None
             if issued is not None and names.user(pipeline, stage, issued.generation) == user:
                 raise TryLater(f"user {user} is in use again: it is looked at anew")
@@ -202,12 +202,6 @@ class Keeper:
         issued = _issued(pipeline, stage, Login.of(body))
         if is_ours and issued is not None and issued.generation >= step.generation:
             raise TryLater(f"Secret {name} is of generation {issued.generation} already")
-
-    async def _read(self, namespace: str, name: str) -> Body | None:
-        try:
-            return await self._api.get(SECRETS, namespace, name)
-        except NotFound:
-            return None
 
     async def _write(self, namespace: str, body: Body, before: Body | None) -> Body:
         """Create it, or replace the one that was read; what an API server answers may repeat what it was given."""
