@@ -7,7 +7,6 @@ go straight into its properties; a Secret that changes gives another client.
 import asyncio
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from forebay.pipeline.spec import Kafka, Pipeline
 from forebay.planning.credentials import formats
 from forebay_operator import credentials, metrics
 from forebay_operator.api import Api
-from forebay_operator.world import World
+from forebay_operator.world import Key, World
 
-_MOST_CLIENTS = 64
 _THREADS = 16
 _T = TypeVar("_T")
 
@@ -43,13 +41,15 @@ class Connection:
 
 
 class Connections:
-    """Makes clients, and keeps them."""
+    """Makes clients, and keeps them while a Pipeline needs them."""
 
     def __init__(self, api: Api, world: World) -> None:
         self._api = api
         self._world = world
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kafka")
-        self._known: OrderedDict[str, Connection] = OrderedDict()
+        self._known: dict[str, Connection] = {}
+        self._needed: dict[Key, str] = {}
+        """By Pipeline, which of those."""
         self._making: dict[str, asyncio.Lock] = {}
         self._clusters: dict[str, str] = {}
         self.groups = GroupObserver()
@@ -60,12 +60,22 @@ class Connections:
         async with self._making.setdefault(key, asyncio.Lock()):
             if key not in self._known:
                 self._known[key] = await self._made(pipeline)
-                while len(self._known) > _MOST_CLIENTS:
-                    forgotten, _ = self._known.popitem(last=False)
-                    self._making.pop(forgotten, None)
-        self._known.move_to_end(key)
-        self._clusters[pipeline.spec.kafka.bootstrap_servers] = self._known[key].cluster
-        return self._known[key]
+        connection = self._known[key]
+        self._clusters[pipeline.spec.kafka.bootstrap_servers] = connection.cluster
+        self._needed[pipeline.metadata.namespace, pipeline.metadata.name] = key
+        self._drop_unneeded()
+        return connection
+
+    def forget(self, pipeline: Key) -> None:
+        """The Pipeline is gone."""
+        self._needed.pop(pipeline, None)
+        self._drop_unneeded()
+
+    def _drop_unneeded(self) -> None:
+        """A client ends with the last reference to it, so one that is just asked for something ends after the answer."""
+        for key in self._known.keys() - self._needed.values():
+            del self._known[key]
+            self._making.pop(key, None)
 
     async def run(self, call: Callable[..., _T], *arguments: Any) -> _T:
         """A blocking call in one of the threads."""
