@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, MissingSecret, Refused
 from forebay.kafka import settings
 from forebay.kafka.admin import Admin
 from forebay.kafka.groups import GroupObserver
 from forebay.pipeline.spec import Kafka, Pipeline
 from forebay.planning.credentials import formats
+from forebay.planning.pods import Trouble
 from forebay_operator import credentials, metrics
 from forebay_operator.api import Api
 from forebay_operator.world import Key, World
@@ -111,6 +112,17 @@ class Connections:
     async def _secret(self, namespace: str, name: str) -> dict[str, str] | None:
         contents = await credentials.read(self._api, namespace, name)
         return None if contents is None else {key: each.decode(errors="replace") for key, each in contents.items()}
+
+
+def trouble(error: ForebayError, otherwise: str) -> Trouble:
+    """Why Kafka could not be asked; `otherwise` is the reason where waiting may help."""
+    match error:
+        case MissingSecret():
+            return Trouble("SecretMissing", str(error))
+        case Refused():
+            return Trouble("KafkaRefuses", str(error))
+        case _:
+            return Trouble(otherwise, str(error))
 
 
 def secret_names(kafka: Kafka) -> frozenset[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from forebay.errors import Forbidden, ForebayError, MissingSecret, Refused, TryLater
+from forebay.errors import Forbidden, ForebayError, TryLater
 from forebay.kafka.users import Users
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Stage
@@ -23,11 +23,11 @@ from forebay.planning.credentials.managing import Logins, LoginSecret
 from forebay.planning.credentials.rotation import Issue, Issued, RemoveLogin
 from forebay.planning.credentials.users import AddAcls, DeleteUser, Present, RemoveAcls
 from forebay.planning.objects import Owner
-from forebay.planning.pods import Trouble
+from forebay.planning.pods import Trouble, has_ended
 from forebay.planning.reconciling import Identity
 from forebay_operator import metrics
 from forebay_operator.api import PODS, SECRETS, Api, Body, Denied
-from forebay_operator.connections import Connection, Connections
+from forebay_operator.connections import Connection, Connections, trouble
 from forebay_operator.memory import Memory
 from forebay_operator.world import Login, World
 
@@ -75,8 +75,10 @@ class Keeper:
             present = await self._present(pipeline, memory, identity, generation)
             awaited = frozenset[str]() if is_leaving else managing.awaited(pipeline, present, secrets)
             pods = await self._pods(pipeline, awaited)
+        except NotPermitted as error:
+            return Trouble(reporting.NOT_PERMITTED, str(error))
         except ForebayError as error:
-            return _trouble(error)
+            return trouble(error, "UsersUnknown")
         return Logins(present=present, secrets=secrets, pods=pods, now_s=now)
 
     async def take(
@@ -173,8 +175,7 @@ class Keeper:
         asked = [
             (stage, pod)
             for pod in listed
-            if (stage := pod["metadata"]["labels"].get(names.STAGE_LABEL)) in secrets
-            and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
+            if (stage := pod["metadata"]["labels"].get(names.STAGE_LABEL)) in secrets and not has_ended(pod)
         ]
         answers = await generations((pod.get("status", {}).get("podIP"), secrets[stage]) for stage, pod in asked)
         found: dict[str, dict[str, int | None]] = {stage: {} for stage in stages}
@@ -273,18 +274,6 @@ async def generations(places: Iterable[tuple[str | None, str]], port: int = PORT
             return generation_in(read.decode(errors="replace"), secret)
 
         return await asyncio.gather(*(ask(address, secret) for address, secret in places))
-
-
-def _trouble(error: ForebayError) -> Trouble:
-    match error:
-        case MissingSecret():
-            return Trouble("SecretMissing", str(error))
-        case NotPermitted():
-            return Trouble(reporting.NOT_PERMITTED, str(error))
-        case Refused():
-            return Trouble("KafkaRefuses", str(error))
-        case _:
-            return Trouble("UsersUnknown", str(error))
 
 
 def _users(pipeline: Pipeline, connection: Connection) -> Users:
