@@ -15,7 +15,8 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from forebay.kafka.admin import Admin
-from forebay.kafka.groups import Group, GroupObserver
+from forebay.kafka.groups import GroupObserver
+from forebay.planning.groups import Group
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any, assert_never
 import structlog
 
 from forebay.errors import ForebayError
-from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline
 from forebay.planning import objects, reporting
 from forebay.planning.credentials.rotation import Issue, RemoveLogin
@@ -113,18 +112,11 @@ class Actor:
             case AddAcls() | RemoveAcls() | DeleteUser() | Issue() | RemoveLogin():
                 await self.logins.take(_needed(pipeline), identify(body, time.time()), step, memory)
             case Hold() | Release():
-                await self._set_finalizers(namespace, name, add=isinstance(step, Hold))
+                current = await self.api.get(PIPELINES, namespace, name)
+                patch = objects.finalizers_patch(current, is_held=isinstance(step, Hold))
+                self.world.see("Pipeline", await self.api.patch(PIPELINES, namespace, name, patch))
             case _:
                 assert_never(step)
-
-    async def _set_finalizers(self, namespace: str, name: str, *, add: bool) -> None:
-        """Others may have finalizers too: the list is replaced only as it was read."""
-        current = await self.api.get(PIPELINES, namespace, name)
-        metadata = current["metadata"]
-        kept = [finalizer for finalizer in metadata.get("finalizers", ()) if finalizer != names.FINALIZER]
-        wanted = [*kept, names.FINALIZER] if add else kept
-        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": wanted}}
-        self.world.see("Pipeline", await self.api.patch(PIPELINES, namespace, name, patch))
 
 
 def _record(step: RememberTopics | RememberUsers) -> dict[str, Any]:

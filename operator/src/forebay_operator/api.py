@@ -137,6 +137,13 @@ class Api:
         """One object; NotFound when there is none."""
         return await self._call("GET", resource, namespace, name)
 
+    async def find(self, resource: Resource, namespace: str, name: str) -> Body | None:
+        """One object; None when there is none."""
+        try:
+            return await self.get(resource, namespace, name)
+        except NotFound:
+            return None
+
     async def list_all(self, resource: Resource, namespace: str | None, *, selector: str = "") -> list[Body]:
         """All objects of a namespace, or of the cluster, page by page."""
         items: list[Body] = []

@@ -7,23 +7,22 @@ go straight into its properties; a Secret that changes gives another client.
 import asyncio
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, MissingSecret, Refused
 from forebay.kafka import settings
 from forebay.kafka.admin import Admin
 from forebay.kafka.groups import GroupObserver
 from forebay.pipeline.spec import Kafka, Pipeline
 from forebay.planning.credentials import formats
+from forebay.planning.pods import Trouble
 from forebay_operator import credentials, metrics
 from forebay_operator.api import Api
-from forebay_operator.world import World
+from forebay_operator.world import Key, World
 
-_MOST_CLIENTS = 64
 _THREADS = 16
 _T = TypeVar("_T")
 
@@ -43,13 +42,15 @@ class Connection:
 
 
 class Connections:
-    """Makes clients, and keeps them."""
+    """Makes clients, and keeps them while a Pipeline needs them."""
 
     def __init__(self, api: Api, world: World) -> None:
         self._api = api
         self._world = world
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kafka")
-        self._known: OrderedDict[str, Connection] = OrderedDict()
+        self._known: dict[str, Connection] = {}
+        self._needed: dict[Key, str] = {}
+        """By Pipeline, which of those."""
         self._making: dict[str, asyncio.Lock] = {}
         self._clusters: dict[str, str] = {}
         self.groups = GroupObserver()
@@ -60,12 +61,22 @@ class Connections:
         async with self._making.setdefault(key, asyncio.Lock()):
             if key not in self._known:
                 self._known[key] = await self._made(pipeline)
-                while len(self._known) > _MOST_CLIENTS:
-                    forgotten, _ = self._known.popitem(last=False)
-                    self._making.pop(forgotten, None)
-        self._known.move_to_end(key)
-        self._clusters[pipeline.spec.kafka.bootstrap_servers] = self._known[key].cluster
-        return self._known[key]
+        connection = self._known[key]
+        self._clusters[pipeline.spec.kafka.bootstrap_servers] = connection.cluster
+        self._needed[pipeline.metadata.namespace, pipeline.metadata.name] = key
+        self._drop_unneeded()
+        return connection
+
+    def forget(self, pipeline: Key) -> None:
+        """The Pipeline is gone."""
+        self._needed.pop(pipeline, None)
+        self._drop_unneeded()
+
+    def _drop_unneeded(self) -> None:
+        """A client ends with the last reference to it, so one that is just asked for something ends after the answer."""
+        for key in self._known.keys() - self._needed.values():
+            del self._known[key]
+            self._making.pop(key, None)
 
     async def run(self, call: Callable[..., _T], *arguments: Any) -> _T:
         """A blocking call in one of the threads."""
@@ -101,6 +112,17 @@ class Connections:
     async def _secret(self, namespace: str, name: str) -> dict[str, str] | None:
         contents = await credentials.read(self._api, namespace, name)
         return None if contents is None else {key: each.decode(errors="replace") for key, each in contents.items()}
+
+
+def trouble(error: ForebayError, otherwise: str) -> Trouble:
+    """Why Kafka could not be asked; `otherwise` is the reason where waiting may help."""
+    match error:
+        case MissingSecret():
+            return Trouble("SecretMissing", str(error))
+        case Refused():
+            return Trouble("KafkaRefuses", str(error))
+        case _:
+            return Trouble(otherwise, str(error))
 
 
 def secret_names(kafka: Kafka) -> frozenset[str]:

@@ -8,16 +8,14 @@ from forebay.pipeline.spec import Pipeline
 from forebay.planning.credentials import checks, formats
 from forebay.planning.credentials.checks import Contents, Verdict
 from forebay.planning.credentials.formats import Wanted
-from forebay_operator.api import SECRETS, Api, Body, NotFound
+from forebay_operator.api import SECRETS, Api, Body
 from forebay_operator.world import World
 
 
 async def read(api: Api, namespace: str, name: str) -> Contents | None:
     """What a Secret holds; None when there is none."""
-    try:
-        return _contents(await api.get(SECRETS, namespace, name))
-    except NotFound:
-        return None
+    body = await api.find(SECRETS, namespace, name)
+    return None if body is None else _contents(body)
 
 
 def _contents(body: Body) -> dict[str, bytes]:
@@ -60,9 +58,8 @@ class Judge:
         verdict = known.verdicts.get(wanted.use)
         if verdict is not None and (verdict.until is None or now < verdict.until):
             return verdict
-        try:
-            body = await self._api.get(SECRETS, namespace, wanted.name)
-        except NotFound:  # its event is on the way
+        body = await self._api.find(SECRETS, namespace, wanted.name)
+        if body is None:  # its event is on the way
             return checks.judged(wanted, None, now)
         verdict = checks.judged(wanted, _contents(body), now)
         if self._world.digests(body) == known.digests:  # else it has just changed, and its event wakes another round

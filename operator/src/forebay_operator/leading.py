@@ -93,9 +93,8 @@ class Lease:
         loop = asyncio.get_running_loop()
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # noqa: TID251 - for people; nobody compares it
         spec = {"holderIdentity": self._identity, "leaseDurationSeconds": DURATION_S, "renewTime": now}
-        try:
-            lease = self._held or await self._api.get(LEASES, self._namespace, self._name)
-        except NotFound:
+        lease = self._held or await self._api.find(LEASES, self._namespace, self._name)
+        if lease is None:
             body = {
                 "apiVersion": LEASES.group_version,
                 "kind": "Lease",

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from forebay.errors import Forbidden, ForebayError, MissingSecret, Refused, TryLater
+from forebay.errors import Forbidden, ForebayError, TryLater
 from forebay.kafka.users import Users
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Stage
@@ -23,11 +23,11 @@ from forebay.planning.credentials.managing import Logins, LoginSecret
 from forebay.planning.credentials.rotation import Issue, Issued, RemoveLogin
 from forebay.planning.credentials.users import AddAcls, DeleteUser, Present, RemoveAcls
 from forebay.planning.objects import Owner
-from forebay.planning.pods import Trouble
+from forebay.planning.pods import Trouble, has_ended
 from forebay.planning.reconciling import Identity
 from forebay_operator import metrics
-from forebay_operator.api import PODS, SECRETS, Api, Body, Denied, NotFound
-from forebay_operator.connections import Connection, Connections
+from forebay_operator.api import PODS, SECRETS, Api, Body, Denied
+from forebay_operator.connections import Connection, Connections, trouble
 from forebay_operator.memory import Memory
 from forebay_operator.world import Login, World
 
@@ -75,8 +75,10 @@ class Keeper:
             present = await self._present(pipeline, memory, identity, generation)
             awaited = frozenset[str]() if is_leaving else managing.awaited(pipeline, present, secrets)
             pods = await self._pods(pipeline, awaited)
+        except NotPermitted as error:
+            return Trouble(reporting.NOT_PERMITTED, str(error))
         except ForebayError as error:
-            return _trouble(error)
+            return trouble(error, "UsersUnknown")
         return Logins(present=present, secrets=secrets, pods=pods, now_s=now)
 
     async def take(
@@ -108,7 +110,7 @@ class Keeper:
     async def _issue(self, pipeline: Pipeline, identity: Identity, step: Issue, memory: Memory) -> None:
         stage = _stage(pipeline, step.stage)
         name, namespace = names.login_secret(pipeline, stage), pipeline.metadata.namespace
-        before = await self._read(namespace, name)
+        before = await self._api.find(SECRETS, namespace, name)
         if before is not None:
             self._check_expected(pipeline, stage, before, identity, step)
         connection = await self._connections.to(pipeline)
@@ -121,7 +123,7 @@ class Keeper:
 
     async def _remove(self, pipeline: Pipeline, owner: Owner, name: str) -> None:
         namespace = pipeline.metadata.namespace
-        body = await self._read(namespace, name)
+        body = await self._api.find(SECRETS, namespace, name)
         if body is not None and objects.is_owned(body, owner):
             await self._api.delete(SECRETS, namespace, name)
         self._world.forget("Secret", namespace, name)
@@ -173,8 +175,7 @@ class Keeper:
         asked = [
             (stage, pod)
             for pod in listed
-            if (stage := pod["metadata"]["labels"].get(names.STAGE_LABEL)) in secrets
-            and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
+            if (stage := pod["metadata"]["labels"].get(names.STAGE_LABEL)) in secrets and not has_ended(pod)
         ]
         answers = await generations((pod.get("status", {}).get("podIP"), secrets[stage]) for stage, pod in asked)
         found: dict[str, dict[str, int | None]] = {stage: {} for stage in stages}
@@ -187,7 +188,7 @@ class Keeper:
         for stage in pipeline.spec.stages:
             if user not in {names.user(pipeline, stage, turn) for turn in users.GENERATIONS}:
                 continue
-            body = await self._read(pipeline.metadata.namespace, names.login_secret(pipeline, stage))
+            body = await self._api.find(SECRETS, pipeline.metadata.namespace, names.login_secret(pipeline, stage))
             issued = _issued(pipeline, stage, Login.of(body)) if body is not None else None
             if issued is not None and names.user(pipeline, stage, issued.generation) == user:
                 raise TryLater(f"user {user} is in use again: it is looked at anew")
@@ -202,12 +203,6 @@ class Keeper:
         issued = _issued(pipeline, stage, Login.of(body))
         if is_ours and issued is not None and issued.generation >= step.generation:
             raise TryLater(f"Secret {name} is of generation {issued.generation} already")
-
-    async def _read(self, namespace: str, name: str) -> Body | None:
-        try:
-            return await self._api.get(SECRETS, namespace, name)
-        except NotFound:
-            return None
 
     async def _write(self, namespace: str, body: Body, before: Body | None) -> Body:
         """Create it, or replace the one that was read; what an API server answers may repeat what it was given."""
@@ -279,18 +274,6 @@ async def generations(places: Iterable[tuple[str | None, str]], port: int = PORT
             return generation_in(read.decode(errors="replace"), secret)
 
         return await asyncio.gather(*(ask(address, secret) for address, secret in places))
-
-
-def _trouble(error: ForebayError) -> Trouble:
-    match error:
-        case MissingSecret():
-            return Trouble("SecretMissing", str(error))
-        case NotPermitted():
-            return Trouble(reporting.NOT_PERMITTED, str(error))
-        case Refused():
-            return Trouble("KafkaRefuses", str(error))
-        case _:
-            return Trouble("UsersUnknown", str(error))
 
 
 def _users(pipeline: Pipeline, connection: Connection) -> Users:

@@ -18,7 +18,8 @@ from forebay.errors import ForebayError
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline
 from forebay.planning import following, objects, reconciling, reporting, scaling, topics
-from forebay.planning.following import Answers, GroupAnswer, Partition
+from forebay.planning.following import Answers
+from forebay.planning.groups import Partition
 from forebay.planning.reporting import Figure
 from forebay.planning.scaling import Decision, History, Lasting, Situation
 from forebay.planning.scaling.decisions import LOOK_S, LOOK_SOON_S
@@ -185,11 +186,7 @@ class Measuring:
             ask(connection.admin.begins, sorted(read)),
         )
         ends = await ask(connection.admin.ends, sorted(read | inflow))
-        answered = {
-            name: GroupAnswer(state=group.state, owners=group.owners, committed=group.committed)
-            for name, group in observed.items()
-            if group is not None
-        }
+        answered = {name: group for name, group in observed.items() if group is not None}
         return Answers(now=self._now(), groups=answered, begins=begins, ends=ends)
 
     def _decide(self, key: Key, known: Tracked, answers: Answers) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from forebay.errors import ForebayError, MissingSecret, Refused
+from forebay.errors import ForebayError
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Workloads
 from forebay.planning import claims, objects, pods, reporting, topics
@@ -16,7 +16,7 @@ from forebay.planning.objects import Manifest, Owner
 from forebay.planning.pods import Trouble
 from forebay.planning.reconciling import Identity, Observation
 from forebay_operator import metrics
-from forebay_operator.connections import Connections
+from forebay_operator.connections import Connections, trouble
 from forebay_operator.credentials import Judge
 from forebay_operator.logins import Keeper
 from forebay_operator.measuring import Measuring, Subject
@@ -66,7 +66,7 @@ async def observe(
         manifests=manifests,
         live=tuple(member for member in members if member["kind"] != "Pod"),
         remembered=dict(memory.fingerprints),
-        pods=tuple(pods.read(member) for member in members if member["kind"] == "Pod" and not _has_ended(member)),
+        pods=tuple(pods.read(member) for member in members if member["kind"] == "Pod" and not pods.has_ended(member)),
         decided=sources.measuring.decided(key),
         lasting=sources.measuring.lasting(key),
     )
@@ -87,10 +87,6 @@ def identify(body: Mapping[str, Any], now: float) -> Identity:
     )
 
 
-def _has_ended(pod: Mapping[str, Any]) -> bool:
-    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
-
-
 async def _topics(
     pipeline: Pipeline, body: Mapping[str, Any], memory: Memory, sources: Sources, identity: Identity
 ) -> topics.Observed | Trouble:
@@ -103,20 +99,14 @@ async def _topics(
             wanted = {*topics.names_of(pipeline), *identity.topics}
             memory.known_topics = await sources.connections.run(connection.admin.observe, sorted(wanted))
             memory.topics_at, memory.topics_generation = time.monotonic(), generation
-    except MissingSecret as error:
-        trouble = Trouble("SecretMissing", str(error))
-    except Refused as error:
-        trouble = Trouble("KafkaRefuses", str(error))
     except ForebayError as error:
-        trouble = Trouble("KafkaUnreachable", str(error))
-    else:
-        assert memory.known_topics is not None  # noqa: S101 - read above
-        subject = Subject(pipeline, connection, memory.known_topics, identity.is_paused, identity.scaling)
-        sources.measuring.track(key, subject)
-        return memory.known_topics
-    memory.distrust_topics()
-    sources.measuring.lose(key)
-    return trouble
+        memory.distrust_topics()
+        sources.measuring.lose(key)
+        return trouble(error, "KafkaUnreachable")
+    assert memory.known_topics is not None  # noqa: S101 - read above
+    subject = Subject(pipeline, connection, memory.known_topics, identity.is_paused, identity.scaling)
+    sources.measuring.track(key, subject)
+    return memory.known_topics
 
 
 async def _manifests(pipeline: Pipeline, sources: Sources, identity: Identity) -> tuple[Manifest, ...] | Trouble:

@@ -251,6 +251,7 @@ class Reconciler:
         for one in (*remembered, self._claimants):
             one.pop(key, None)
         self._sources.measuring.forget(key)
+        self._sources.connections.forget(key)
         metrics.forget_credentials(key)
         self._upgrades.settled(key)
         self._conflicting.discard(key)

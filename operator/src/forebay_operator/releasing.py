@@ -8,6 +8,7 @@ import asyncio
 import structlog
 
 from forebay.pipeline.names import FINALIZER
+from forebay.planning import objects
 from forebay_operator.api import PIPELINES, Api, NotFound
 from forebay_operator.leading import GIVE_UP_S, Lease
 from forebay_operator.settings import OperatorSettings
@@ -30,11 +31,9 @@ async def release(settings: OperatorSettings) -> None:
 
 async def _let_go(api: Api, namespace: str, name: str) -> None:
     try:
-        metadata = (await api.get(PIPELINES, namespace, name))["metadata"]
-        if FINALIZER in metadata.get("finalizers", ()):
-            kept = [finalizer for finalizer in metadata["finalizers"] if finalizer != FINALIZER]
-            patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": kept}}
-            await api.patch(PIPELINES, namespace, name, patch)
+        pipeline = await api.get(PIPELINES, namespace, name)
+        if FINALIZER in pipeline["metadata"].get("finalizers", ()):
+            await api.patch(PIPELINES, namespace, name, objects.finalizers_patch(pipeline, is_held=False))
             log.info("let go", namespace=namespace, pipeline=name)
     except NotFound:
         log.info("is gone already", namespace=namespace, pipeline=name)

@@ -16,7 +16,7 @@ from forebay.runtime import logs
 from forebay.runtime.health import Health, serve
 from forebay_operator import handlers, metrics
 from forebay_operator.act import Actor
-from forebay_operator.api import APPLIED, PIPELINES, PODS, SECRETS, Api, NotFound, Resource
+from forebay_operator.api import APPLIED, PIPELINES, PODS, SECRETS, Api, NotFound
 from forebay_operator.canary import Canary
 from forebay_operator.connections import Connections
 from forebay_operator.credentials import Judge
@@ -179,15 +179,12 @@ async def _relist(api: Api, world: World, pending: Pending[Key], namespaces: tup
             for namespace in namespaces or (None,):
                 for resource in (PIPELINES, SECRETS, PODS, *APPLIED):
                     selector = "" if resource in {PIPELINES, SECRETS} else PIPELINE_LABEL
-                    world.replace_all(resource.kind, namespace, await _listed(api, resource, namespace, selector))
+                    listed = await api.list_all(resource, namespace, selector=selector)
+                    world.replace_all(resource.kind, namespace, listed)
         except ForebayError as error:
             log.warning("not everything could be listed", error=str(error))
         for key in world.pipelines():
             pending.add(key)
-
-
-async def _listed(api: Api, resource: Resource, namespace: str | None, selector: str) -> list[dict[str, Any]]:
-    return await api.list_all(resource, namespace, selector=selector)
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

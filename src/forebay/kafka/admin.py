@@ -147,6 +147,9 @@ class Admin:
 
         Offsets of open transactions are waited for, so TryLater may mean that one hangs.
         """
+        # Neither of the others who ask could do it: `GroupObserver` needs a child process, which a run of pinned stages has not,
+        # and does not wait for stable offsets; `GroupReader` waits for a minute, with a new client for each question, because
+        # a rebalance hangs on the answer, where this one keeps its client and names the error soon.
         doing = f"read the offsets of group {group}"
         asked = [TopicPartition(topic, number) for number in partitions]
         deadline = time.monotonic() + REQUEST_TIMEOUT_S

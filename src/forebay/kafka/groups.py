@@ -17,7 +17,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -25,6 +24,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaExcep
 from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
 from forebay.kafka import clients
+from forebay.planning.groups import Group, Partition
 
 log = structlog.get_logger()
 
@@ -33,21 +33,6 @@ ANSWER_TIMEOUT_S = 45.0
 _REQUEST_TIMEOUT_S = 10.0
 _MOST_CHILDREN = 3
 _MOST_CLIENTS = 32
-
-Offsets = Mapping[tuple[str, int], int]
-"""By topic and partition."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A consumer group: who reads what, and how far it has come."""
-
-    state: str
-    """In the words of Kafka's client."""
-    owners: Mapping[tuple[str, int], str]
-    """The member that each partition is assigned to."""
-    committed: Offsets
-    """The next offset to read; a partition that was never committed is left out."""
 
 
 class GroupObserver:
@@ -157,7 +142,7 @@ def _group(
     return Group(description.state.name, owners, offsets)
 
 
-def _offsets(committed: "Future[ConsumerGroupTopicPartitions] | None") -> Offsets | None:
+def _offsets(committed: "Future[ConsumerGroupTopicPartitions] | None") -> dict[Partition, int] | None:
     if committed is None:
         return None
     try:

@@ -9,27 +9,14 @@ from dataclasses import dataclass, field
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline, Processor, Sink
 from forebay.planning import scaling, topics
+from forebay.planning.groups import Group, Partition
 from forebay.planning.reconciling import Workload
 from forebay.planning.scaling import History, PartitionOffsets
 
-Partition = tuple[str, int]
-"""Topic and number."""
 Offsets = Mapping[Partition, int | None]
 
 KEPT_DECISIONS = 1
 """Of each stage, in memory: the operator's log and the Pipeline's Events hold the others."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupAnswer:
-    """A consumer group as Kafka describes it."""
-
-    state: str
-    """In the words of Kafka's client."""
-    owners: Mapping[Partition, str]
-    """The member that reads each partition."""
-    committed: Mapping[Partition, int]
-    """The next offset to read; a partition that was never committed is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +25,7 @@ class Answers:
 
     now: float
     """Seconds since the epoch, when the ends were read."""
-    groups: Mapping[str, GroupAnswer] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
     """By name, those of which description and offsets are both known."""
     begins: Offsets = field(default_factory=dict)
     ends: Offsets = field(default_factory=dict)

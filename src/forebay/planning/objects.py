@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from forebay.pipeline.names import API_VERSION, PIPELINE_LABEL, TEMPLATE_ANNOTATION
+from forebay.pipeline.names import API_VERSION, FINALIZER, PIPELINE_LABEL, TEMPLATE_ANNOTATION
 
 Body = dict[str, Any]
 
@@ -93,6 +93,14 @@ def reference(owner: Owner) -> Body:
         "controller": True,
         "blockOwnerDeletion": False,
     }
+
+
+def finalizers_patch(pipeline: Mapping[str, Any], *, is_held: bool) -> Body:
+    """Ours added or removed. Others may have finalizers too, so the list is replaced only as it was read."""
+    metadata = pipeline["metadata"]
+    others = [finalizer for finalizer in metadata.get("finalizers", ()) if finalizer != FINALIZER]
+    finalizers = [*others, FINALIZER] if is_held else others
+    return {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": finalizers}}
 
 
 def digest(value: Any) -> str:

@@ -50,6 +50,11 @@ def read(pod: Mapping[str, Any]) -> PodState:
     )
 
 
+def has_ended(pod: Mapping[str, Any]) -> bool:
+    """Whether all of its containers have ended for good: an object that is left over."""
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
+
+
 def _troubles(status: Mapping[str, Any], conditions: Mapping[str, Any]) -> Iterator[Trouble]:
     for container in status.get("containerStatuses", ()):
         waiting = container.get("state", {}).get("waiting")

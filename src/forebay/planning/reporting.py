@@ -78,21 +78,17 @@ class Report:
 
 def invalid(generation: int, problems: Iterable[str]) -> Report:
     """The spec contradicts itself in a way that the API server could not see. What runs is left as it is."""
-    message = _joined(problems)
-    return Report(
-        generation=generation,
-        conditions=(Condition("Ready", FALSE, "Invalid", message),),
-        facts={"why": "Invalid"},
-    )
+    return _not_ready(generation, "Invalid", _joined(problems))
 
 
 def leaving(generation: int, plan: Plan) -> Report:
     """The Pipeline is being deleted."""
-    message = plan.waits_for or "what the Pipeline made is being removed"
+    return _not_ready(generation, "Deleting", plan.waits_for or "what the Pipeline made is being removed")
+
+
+def _not_ready(generation: int, reason: str, message: str) -> Report:
     return Report(
-        generation=generation,
-        conditions=(Condition("Ready", FALSE, "Deleting", message),),
-        facts={"why": "Deleting"},
+        generation=generation, conditions=(Condition("Ready", FALSE, reason, message),), facts={"why": reason}
     )
 
 

@@ -6,7 +6,8 @@ import pytest
 from planned_world import pipeline
 
 from forebay.planning import following
-from forebay.planning.following import Answers, GroupAnswer
+from forebay.planning.following import Answers
+from forebay.planning.groups import Group
 from forebay.planning.objects import ObjectKey
 from forebay.planning.reconciling import Workload
 from forebay.planning.scaling import GroupState, History, Reason
@@ -26,7 +27,7 @@ def answers(now=0.0, *, ends=100, committed=100, begin=0, state="STABLE") -> Ans
     return Answers(
         now=now,
         groups={
-            group: GroupAnswer(
+            group: Group(
                 state=state,
                 owners={place: f"member-{place[1]}" for place in places if place[0] == topic},
                 committed={place: committed for place in places if place[0] == topic},

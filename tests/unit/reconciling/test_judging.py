@@ -13,7 +13,6 @@ from forebay.pipeline.spec import Pipeline
 from forebay.planning.pods import Trouble
 from forebay.planning.reconciling import Observation
 from forebay_operator import metrics
-from forebay_operator.api import NotFound
 from forebay_operator.credentials import Judge, secrets_of
 from forebay_operator.memory import Memory
 from forebay_operator.observe import Sources, observe
@@ -47,13 +46,11 @@ class Cluster:
         self.world = World()
         self.judge = Judge(self, self.world)  # type: ignore[arg-type]  # as much of it as is used
 
-    async def get(self, _resource, _namespace, name) -> dict:
+    async def find(self, _resource, _namespace, name) -> dict | None:
         self.reads.append(name)
         if self.is_away:
             raise TryLater("Kubernetes does not answer")
-        if name not in self.bodies:
-            raise NotFound("no such Secret")
-        return self.bodies[name]
+        return self.bodies.get(name)
 
     def write(self, name: str, **contents: bytes) -> None:
         data = {key: base64.b64encode(value).decode() for key, value in contents.items()}

@@ -21,7 +21,7 @@ from forebay.planning.pods import Trouble
 from forebay.planning.reconciling import Identity
 from forebay_operator import logins, metrics
 from forebay_operator.act import Actor
-from forebay_operator.api import PODS, SECRETS, Api, Conflict, Denied, NotFound
+from forebay_operator.api import PODS, SECRETS, Api, Conflict, Denied
 from forebay_operator.events import Events
 from forebay_operator.logins import Keeper, generation_in
 from forebay_operator.memory import Memory
@@ -56,12 +56,10 @@ class Cluster:
         self.secrets[body["metadata"]["name"]] = body
         return body
 
-    async def get(self, resource, _namespace, name) -> dict:
+    async def find(self, resource, _namespace, name) -> dict | None:
         assert resource == SECRETS
-        self.calls.append(f"get {name}")
-        if name not in self.secrets:
-            raise NotFound("no such Secret")
-        return self.secrets[name]
+        self.calls.append(f"find {name}")
+        return self.secrets.get(name)
 
     async def create(self, resource, _namespace, body) -> dict:
         if resource != SECRETS:
@@ -190,7 +188,7 @@ def test_its_own_secret_is_changed_in_place(kafka):
     place.cluster.secrets[ENRICH]["type"] = "of another kind"
     place.act(SECOND)
 
-    assert place.cluster.calls == [f"get {ENRICH}", f"create {ENRICH}", f"get {ENRICH}", f"patch {ENRICH}"]
+    assert place.cluster.calls == [f"find {ENRICH}", f"create {ENRICH}", f"find {ENRICH}", f"patch {ENRICH}"]
     assert base64.b64decode(place.cluster.secrets[ENRICH]["data"]["generation"]) == b"2"
 
 

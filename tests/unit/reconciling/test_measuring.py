@@ -8,7 +8,7 @@ from planned_world import pipeline
 from prometheus_client import REGISTRY
 
 from forebay.errors import TryLater
-from forebay.kafka.groups import Group
+from forebay.planning.groups import Group
 from forebay.planning.scaling import Reason
 from forebay.planning.topics import TopicState
 from forebay_operator import measuring

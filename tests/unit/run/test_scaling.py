@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from planned_world import decision, pipeline
 
-from forebay.kafka.groups import Group
+from forebay.planning.groups import Group
 from forebay.planning.scaling import Reason, read
 from forebay.planning.topics import TopicState
 from forebay_cli.run import launches, scaling

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from forebay.kafka.admin import Admin
-from forebay.kafka.groups import Group
 from forebay.pipeline import names
 from forebay.pipeline.spec import Pipeline
+from forebay.planning.groups import Group
 from forebay.planning.scaling import (
     Downstream,
     GroupState,
