@@ -25,6 +25,10 @@ class TryLater(ForebayError):  # noqa: N818
     """The world is not ready: wait and ask again."""
 
 
+class Untrusted(TryLater):
+    """TLS fails: one side does not trust the other's certificate."""
+
+
 class Undeliverable(ForebayError):  # noqa: N818
     """This record cannot be processed, others can: it belongs in the dead-letter topic.
 
@@ -46,3 +50,7 @@ class Refused(ForebayError):  # noqa: N818
 
 class Forbidden(Refused):
     """Whoever was asked does not let this user in, or do this: a person must act, and then it goes on by itself."""
+
+
+class LoginRefused(Forbidden):
+    """Kafka knows no such user, or another password."""

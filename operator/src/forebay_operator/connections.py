@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from forebay.errors import ForebayError, MissingSecret, Refused
+from forebay.errors import ForebayError, LoginRefused, MissingSecret, Refused, Untrusted
 from forebay.kafka import settings
 from forebay.kafka.admin import Admin
 from forebay.kafka.groups import GroupObserver
 from forebay.pipeline.spec import Kafka, Pipeline
+from forebay.planning import reporting
 from forebay.planning.credentials import formats
 from forebay.planning.pods import Trouble
 from forebay_operator import credentials, metrics
@@ -119,6 +120,10 @@ def trouble(error: ForebayError, otherwise: str) -> Trouble:
     match error:
         case MissingSecret():
             return Trouble("SecretMissing", str(error))
+        case LoginRefused():
+            return Trouble(reporting.LOGIN_REFUSED, str(error))
+        case Untrusted():
+            return Trouble(reporting.TLS_FAILS, str(error))
         case Refused():
             return Trouble("KafkaRefuses", str(error))
         case _:

@@ -7,10 +7,9 @@ what holds it.
 import asyncio
 import base64
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from forebay.errors import Forbidden, ForebayError, TryLater
@@ -27,13 +26,11 @@ from forebay.planning.pods import Trouble, has_ended
 from forebay.planning.reconciling import Identity
 from forebay_operator import metrics
 from forebay_operator.api import PODS, SECRETS, Api, Body, Denied
+from forebay_operator.asking import ask
 from forebay_operator.connections import Connection, Connections, trouble
 from forebay_operator.memory import Memory
 from forebay_operator.world import Login, World
 
-PORT = 8080
-"""Where pods export their metrics."""
-ANSWER_S = 3.0
 USERS_AGE_S = 55.0
 """Users are asked for anew when what is known is older, and after every change."""
 SPREAD_S = 30.0
@@ -41,7 +38,6 @@ SPREAD_S = 30.0
 ASK_AGAIN_S = (0.1, 0.3, 1.0)
 """After these pauses Kafka is asked for a user that was just made, before anything is said about it."""
 
-_AT_A_TIME = 16
 _MOST_BYTES = 4 * 1024 * 1024
 _GENERATION = "forebay_credential_generation"
 
@@ -177,7 +173,7 @@ class Keeper:
             for pod in listed
             if (stage := pod["metadata"]["labels"].get(names.STAGE_LABEL)) in secrets and not has_ended(pod)
         ]
-        answers = await generations((pod.get("status", {}).get("podIP"), secrets[stage]) for stage, pod in asked)
+        answers = await generations([(pod.get("status", {}).get("podIP"), secrets[stage]) for stage, pod in asked])
         found: dict[str, dict[str, int | None]] = {stage: {} for stage in stages}
         for (stage, pod), answer in zip(asked, answers, strict=True):
             found[stage][pod["metadata"]["name"]] = answer
@@ -253,27 +249,13 @@ def generation_in(exported: str, secret: str) -> int | None:
     return None
 
 
-async def generations(places: Iterable[tuple[str | None, str]], port: int = PORT) -> list[int | None]:
+async def generations(places: Sequence[tuple[str | None, str]]) -> list[int | None]:
     """Ask pods at their addresses, each about a Secret, which generation they use; None for each that does not say."""
-    slots = asyncio.Semaphore(_AT_A_TIME)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S)) as session:
-
-        async def ask(address: str | None, secret: str) -> int | None:
-            if not address:
-                return None
-            host = f"[{address}]" if ":" in address else address
-            try:
-                async with slots, session.get(f"http://{host}:{port}/metrics", allow_redirects=False) as answer:
-                    read = bytearray()
-                    async for chunk in answer.content.iter_chunked(65_536):
-                        read += chunk
-                        if len(read) > _MOST_BYTES:
-                            return None
-            except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
-                return None
-            return generation_in(read.decode(errors="replace"), secret)
-
-        return await asyncio.gather(*(ask(address, secret) for address, secret in places))
+    answers = await ask((address for address, _ in places), "/metrics", most_bytes=_MOST_BYTES)
+    return [
+        None if answer is None else generation_in(answer.text, secret)
+        for answer, (_, secret) in zip(answers, places, strict=True)
+    ]
 
 
 def _users(pipeline: Pipeline, connection: Connection) -> Users:

@@ -31,6 +31,8 @@ class Memory:
     """The ends of certificates that metrics show, by Secret and key."""
     told: dict[str, Told] = field(default_factory=dict)
     """By stage, the verdict in the words of the status."""
+    waits: dict[str, str] = field(default_factory=dict)
+    """By pod, what it waits for."""
     written_at: float
     """When its status was written last, or this memory begun: numbers are not taken back because the operator is new."""
 

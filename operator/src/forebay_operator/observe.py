@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 from forebay.errors import ForebayError
@@ -13,9 +14,10 @@ from forebay.pipeline.spec import Pipeline, Workloads
 from forebay.planning import claims, objects, pods, reporting, topics
 from forebay.planning.credentials.checks import Problem
 from forebay.planning.objects import Manifest, Owner
-from forebay.planning.pods import Trouble
+from forebay.planning.pods import PodState, Trouble
 from forebay.planning.reconciling import Identity, Observation
 from forebay_operator import metrics
+from forebay_operator.asking import ask
 from forebay_operator.connections import Connections, trouble
 from forebay_operator.credentials import Judge
 from forebay_operator.logins import Keeper
@@ -26,6 +28,7 @@ from forebay_operator.world import Key, World
 
 TOPICS_AGE_S = 55.0
 """Topics are described anew when what is known is older, and after every change of the Pipeline."""
+_MOST_BYTES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ async def observe(
         _secrets(pipeline, memory, sources, identity, now),
     )
     members = list(sources.world.members(key))
+    states = [pods.read(member) for member in members if member["kind"] == "Pod" and not pods.has_ended(member)]
     own = sources.claimants.get(key)
     others = (claimant for other, claimant in sources.claimants.items() if other != key)
     return Observation(
@@ -66,7 +70,7 @@ async def observe(
         manifests=manifests,
         live=tuple(member for member in members if member["kind"] != "Pod"),
         remembered=dict(memory.fingerprints),
-        pods=tuple(pods.read(member) for member in members if member["kind"] == "Pod" and not pods.has_ended(member)),
+        pods=tuple(await _with_waits(states, memory, now)),
         decided=sources.measuring.decided(key),
         lasting=sources.measuring.lasting(key),
     )
@@ -85,6 +89,21 @@ def identify(body: Mapping[str, Any], now: float) -> Identity:
         users=reporting.users_recorded(status),
         scaling=reporting.scaling_kept(status),
     )
+
+
+async def _with_waits(states: list[PodState], memory: Memory, now: float) -> list[PodState]:
+    """Pods that are long not ready know why, and are asked."""
+    late = [state for state in states if state.is_late(now)]
+    if not late:
+        memory.waits = {}
+        return states
+    answers = await ask((state.address for state in late), "/readyz", most_bytes=_MOST_BYTES)
+    memory.waits = {
+        state.name: pods.in_words(answer.text, memory.waits.get(state.name))
+        for state, answer in zip(late, answers, strict=True)
+        if answer is not None and answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+    }
+    return [replace(state, waits=memory.waits.get(state.name)) for state in states]
 
 
 async def _topics(

@@ -33,8 +33,8 @@ _AFTER_STEPS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 """A plan is looked at again soon after its steps were taken; ever less soon while it does not come to rest."""
 _AFTER_FAILURE_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _UPGRADE_WAITS_S = 10.0
-_ROTATING_S = 5.0
-"""Pods are asked so often which user they have, while a former one waits for them."""
+_SHORTLY_S = 5.0
+"""Pods are asked so often which user they have, while a former one waits for them, and what a late one waits for."""
 _SOON_S = 0.2
 
 
@@ -172,7 +172,8 @@ class Reconciler:
         self._restless.pop(key, None)
         if isinstance(seen.topics, Trouble) or isinstance(seen.logins, Trouble):
             return self._resync_s / 4
-        soonest_s = min(self._resync_s, _ROTATING_S) if plan.rotating else self._resync_s
+        is_starting = any(pod.is_starting and pod.waits is None for pod in seen.pods)
+        soonest_s = min(self._resync_s, _SHORTLY_S) if plan.rotating or is_starting else self._resync_s
         return soonest_s if plan.due_s is None else min(soonest_s, max(plan.due_s - time.time(), _SOON_S))
 
     async def _paced(self, key: Key, body: Mapping[str, Any], plan: Plan) -> tuple[Plan, bool]:

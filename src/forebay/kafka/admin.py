@@ -31,8 +31,9 @@ from confluent_kafka.admin import (
     TopicDescription,
 )
 
-from forebay.errors import Forbidden, ForebayError, Refused, TryLater
+from forebay.errors import Forbidden, ForebayError, LoginRefused, Refused, TryLater, Untrusted
 from forebay.kafka import clients
+from forebay.kafka.errors import ADD_THE_ACL
 from forebay.planning.topics import Action, AddPartitions, AlterConfig, CreateTopic, TopicState
 
 REQUEST_TIMEOUT_S = 10.0
@@ -292,11 +293,11 @@ class Admin:
         if error.code() in _UNREACHABLE:
             return self._unreachable()
         if _is_login(error):
-            return Forbidden(
+            return LoginRefused(
                 f"Kafka at {self._servers} refuses the login: {reason}: check mechanism, user and password"
             )
         if error.code() in _FORBIDDEN:
-            return Forbidden(f"the user may not {doing}: {reason}: let an administrator of Kafka add the ACL")
+            return Forbidden(f"the user may not {doing}: {reason}: {ADD_THE_ACL}")
         if error.retriable() or error.code() in _COORDINATOR_MOVES | _LEADER_MOVED or error.code() == KafkaError._NOENT:  # noqa: SLF001 - no leader, or no such partition
             return TryLater(f"cannot {doing}: {reason}: check that it exists, and try again")
         return Refused(f"cannot {doing}: {reason}")
@@ -310,7 +311,8 @@ class Admin:
             if tls
             else "check the address, that a broker listens there, and whether it wants TLS"
         )
-        return TryLater(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
+        kind = Untrusted if tls else TryLater
+        return kind(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
 
 
 _COORDINATOR_MOVES = frozenset(

@@ -9,6 +9,9 @@ from forebay.errors import Fatal, ForebayError
 
 log = structlog.get_logger()
 
+ADD_THE_ACL = "let an administrator of Kafka add the ACL"
+"""What cures a refused right."""
+
 _SAY_AGAIN_S = 10.0
 
 

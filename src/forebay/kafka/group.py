@@ -24,7 +24,7 @@ from confluent_kafka import (
 
 from forebay.errors import Fatal, Refused, TryLater
 from forebay.kafka import clients
-from forebay.kafka.errors import ClientErrors, TransactionAborted
+from forebay.kafka.errors import ADD_THE_ACL, ClientErrors, TransactionAborted
 from forebay.kafka.settings import Properties
 from forebay.pipeline.spec import StartFrom
 
@@ -54,7 +54,7 @@ class Run(NamedTuple):
 Partitions = list[int]
 
 
-def _ignore(_partitions: Partitions) -> None:
+def _ignore(_told: object) -> None:
     pass
 
 
@@ -62,7 +62,8 @@ class GroupReader:
     """A subscribed consumer that hands out records in runs and tells when its assignment changes.
 
     `starts` gives the offset to begin each newly assigned partition at; None for a partition (and no `starts` at all) means the
-    committed offset, or where there is none, `start_from`.
+    committed offset, or where there is none, `start_from`. `on_refused` is told why the group cannot be joined; it is tried
+    again, and `on_assigned` tells that it succeeded.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class GroupReader:
         on_assigned: Callable[[Partitions], None] = _ignore,
         on_revoked: Callable[[Partitions], None] = _ignore,
         on_lost: Callable[[Partitions], None] = _ignore,
+        on_refused: Callable[[str], None] = _ignore,
     ) -> None:
         self.topic = topic
         self.owned: set[int] = set()
@@ -82,6 +84,7 @@ class GroupReader:
         self._start_from = OFFSET_BEGINNING if start_from is StartFrom.EARLIEST else OFFSET_END
         self._starts = starts
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
+        self._on_refused = on_refused
         self._failure: BaseException | None = None
         self._rebalanced = False
         self._properties = properties
@@ -229,6 +232,8 @@ class GroupReader:
             )
         if error.fatal() or code == KafkaError._FATAL:  # noqa: SLF001
             raise Fatal(f"consumer of {self.topic}: {error.str()}")
+        if code == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            self._on_refused(f"the user may not join the consumer group: {error.str()}: {ADD_THE_ACL}")
         log.warning("consumer", topic=self.topic, error=error.str(), code=error.name())
 
     def _assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:

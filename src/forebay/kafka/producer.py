@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from forebay.errors import ForebayError
 from forebay.kafka import clients
 from forebay.kafka.clients import Login
-from forebay.kafka.errors import ClientErrors, Fenced, TransactionAborted, Uncertain, classify, raised
+from forebay.kafka.errors import ADD_THE_ACL, ClientErrors, Fenced, TransactionAborted, Uncertain, classify, raised
 from forebay.kafka.settings import Properties
 from forebay.messages.headers import Headers
 
@@ -32,6 +32,10 @@ _FORBIDDEN_S = 2.0
 
 Message = dict[str, Any]
 """One record for `produce_batch`: `value`, `key` and optionally `partition`."""
+
+
+def _ignore(_told: str) -> None:
+    pass
 
 
 class Rejected(ForebayError):  # noqa: N818
@@ -65,11 +69,11 @@ class TransactionalProducer:
         """The id under which the broker fences earlier producers."""
         return str(self._properties["transactional.id"])
 
-    def initialize(self, go_on: Callable[[], bool]) -> bool:
+    def initialize(self, go_on: Callable[[], bool], on_waiting: Callable[[str], None] = _ignore) -> bool:
         """Fence every earlier producer of this id and end what it left open.
 
         Waits for the brokers, and for the right to use the id, while `go_on`, which is asked every few seconds; False when
-        it gave up.
+        it gave up. `on_waiting` is told for what.
         """
         said = False
         while go_on():
@@ -82,9 +86,14 @@ class TransactionalProducer:
                 error = raised(exception)
                 if error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
                     self._producer = None  # this client never asks again
+                    on_waiting(
+                        f"the user may not use the transactional id {self.transactional_id}: {error.str()}: {ADD_THE_ACL}"
+                    )
                     time.sleep(_FORBIDDEN_S)
                 elif not error.retriable():
                     raise classify(error) from exception
+                else:
+                    on_waiting(f"the transaction coordinator does not answer: {error.str()}")
                 if not said:
                     log.warning("waiting for the transaction coordinator", error=error.str())
                 said = True
@@ -92,13 +101,13 @@ class TransactionalProducer:
                 return True
         return False
 
-    def replace(self, go_on: Callable[[], bool]) -> bool:
+    def replace(self, go_on: Callable[[], bool], on_waiting: Callable[[str], None] = _ignore) -> bool:
         """Give up this producer, whatever state it is in, and fence it by a new one: see `initialize`."""
         self.open = False
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
-        return self.initialize(go_on)
+        return self.initialize(go_on, on_waiting)
 
     @property
     def is_outdated(self) -> bool:

@@ -25,6 +25,7 @@ from confluent_kafka.admin import (
 from forebay.errors import Forbidden
 from forebay.kafka import admin as administration
 from forebay.kafka.admin import Admin, log_in
+from forebay.kafka.errors import ADD_THE_ACL
 from forebay.pipeline.spec import SaslMechanism
 from forebay.planning.credentials import formats
 from forebay.planning.credentials.users import Acl, AddAcls, DeleteUser, Present, RemoveAcls
@@ -129,7 +130,7 @@ class Users:
         cluster = self._admin.client.describe_cluster(include_authorized_operations=True, **self._bounds())
         operations = self._admin.answer(cluster, "describe the cluster").authorized_operations or []
         if not {AclOperation.DESCRIBE, AclOperation.ALL}.intersection(operations):
-            raise Forbidden("the user may not read users and ACLs: let an administrator of Kafka add the ACL")
+            raise Forbidden(f"the user may not read users and ACLs: {ADD_THE_ACL}")
 
     def _alter(self, user: str, changes: list[Any], doing: str) -> None:
         futures = self._admin.client.alter_user_scram_credentials(changes, **self._bounds())

@@ -1,7 +1,9 @@
 """What a pod says about itself, in the words that `kubectl get pods` uses, and which pods stand in the way of a rollout."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from forebay.pipeline.names import STAGE_LABEL
@@ -11,6 +13,9 @@ _PATIENT = frozenset({"ContainerCreating", "PodInitializing"})
 
 _REVISION = "controller-revision-hash"
 _LONGEST_MESSAGE = 300
+_SOON_READY_S = 8.0
+"""A replica that starts is ready within seconds; one that is not is asked what it waits for."""
+_DIGITS = re.compile(r"[0-9.]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,20 @@ class PodState:
     revision: str | None
     """Of the StatefulSet's template; None for other pods."""
     trouble: Trouble | None
+    address: str | None = None
+    running_since: float | None = None
+    """When its container was started that runs now, in epoch seconds."""
+    waits: str | None = None
+    """What it waits for, in its own words."""
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it runs, is not ready, and nothing is known to be wrong with it."""
+        return self.running_since is not None and not (self.is_ready or self.is_leaving or self.trouble)
+
+    def is_late(self, now: float) -> bool:
+        """Whether that lasts for longer than a start does."""
+        return self.is_starting and now - (self.running_since or now) > _SOON_READY_S
 
 
 def read(pod: Mapping[str, Any]) -> PodState:
@@ -47,7 +66,21 @@ def read(pod: Mapping[str, Any]) -> PodState:
         is_leaving="deletionTimestamp" in metadata,
         revision=labels.get(_REVISION),
         trouble=None if is_ready else next(_troubles(status, conditions), None),
+        address=status.get("podIP"),
+        running_since=_running_since(status),
     )
+
+
+def _running_since(status: Mapping[str, Any]) -> float | None:
+    states = (container.get("state", {}).get("running") for container in status.get("containerStatuses", ()))
+    running = next((state for state in states if state and state.get("startedAt")), None)
+    return None if running is None else datetime.fromisoformat(running["startedAt"]).timestamp()
+
+
+def in_words(answer: str, before: str | None) -> str:
+    """What a replica answered when it was asked what it waits for; as before where only numbers differ."""
+    words = _short(answer)
+    return before if before is not None and _DIGITS.sub("", before) == _DIGITS.sub("", words) else words
 
 
 def has_ended(pod: Mapping[str, Any]) -> bool:
@@ -81,7 +114,7 @@ def _last_words(ended: Mapping[str, Any] | None) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."
 
 

@@ -12,9 +12,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from forebay.pipeline import names
-from forebay.pipeline.spec import Pipeline, Producer, Sink
+from forebay.pipeline.spec import Kafka, Pipeline, Producer, Sink
 from forebay.planning import scaling
 from forebay.planning.credentials import formats, managing, users
+from forebay.planning.credentials.checks import Problem
 from forebay.planning.pods import PodState, Trouble
 from forebay.planning.reconciling import TOPIC_STEPS, Apply, Observation, Plan, Remove, Wanted, Workload, workloads_of
 from forebay.planning.scaling import Decision, Memory, Reason
@@ -40,6 +41,10 @@ _MOST_PROBLEMS = 20
 """Sentences in one message; nobody reads more."""
 _LONGEST_MESSAGE = 32_000
 """Characters; Kubernetes takes 32 KiB."""
+LOGIN_REFUSED, TLS_FAILS = "LoginRefused", "TlsFails"
+"""The reasons where Kafka does not take a login, and where no TLS connection comes about."""
+WAITING = "Waiting"
+"""The reason where a replica says what it waits for."""
 NOT_PERMITTED = "UsersNotPermitted"
 """The reason where the administrator of a Pipeline may not manage users."""
 
@@ -165,14 +170,39 @@ def _credentials(pipeline: Pipeline, seen: Observation, plan: Plan) -> Condition
     if (told := _users(pipeline, seen, plan)) is not None and not told.is_good:
         return replace(told, message=_joined([told.message, *notes]))
     notes += [told.message] if told is not None else []
-    if wrong := [problem for problem in wrong if problem not in unmade]:
+    wrong = [problem for problem in wrong if problem not in unmade]
+    return _secrets(wrong, unmade, _refused(pipeline.spec.kafka, seen.topics), notes)
+
+
+def _secrets(
+    wrong: Sequence[Problem], unmade: Sequence[Problem], refused: Trouble | None, notes: list[str]
+) -> Condition:
+    """What there is to say of the Secrets that people write, and of those that the operator is yet to write."""
+    kind = "CredentialsReady"
+    if wrong:
         reason = "SecretsInvalid" if all(problem.key is not None for problem in wrong) else "SecretsIncomplete"
         return Condition(kind, FALSE, reason, _joined([*map(str, wrong), *notes]))
+    if refused is not None:
+        return Condition(kind, FALSE, refused.reason, _joined([refused.message, *notes]))
     if unmade:
         sentences = (f"Secret {problem.secret} is yet to be written by the operator" for problem in unmade)
         return Condition(kind, FALSE, "Changing", _joined(sentences))
     fine = "every Secret that the Pipeline needs is there and complete"
     return Condition(kind, TRUE, "Complete", _joined([fine, *notes]))
+
+
+def _refused(kafka: Kafka, asked: object) -> Trouble | None:
+    """Whose fault it is that Kafka could not be asked, when it is the fault of a Secret that looks well."""
+    if not isinstance(asked, Trouble):
+        return None
+    places = []
+    if asked.reason == LOGIN_REFUSED and (login := formats.administrator(kafka)) is not None:
+        places = [f"Secret {login.name}, keys {formats.USERNAME} and {formats.PASSWORD}"]
+    elif asked.reason == TLS_FAILS and kafka.tls is not None:
+        certificate, authority = kafka.tls.client_certificate_secret_ref, kafka.tls.ca_secret_ref
+        places = [f"Secret {authority.name}, key {formats.AUTHORITY}"] if authority is not None else []
+        places += [f"the certificate in Secret {certificate.name}"] if certificate is not None else []
+    return Trouble(asked.reason, f"{' or '.join(places)}: {asked.message}") if places else None
 
 
 def _users(pipeline: Pipeline, seen: Observation, plan: Plan) -> Condition | None:
@@ -206,11 +236,19 @@ def _workloads(seen: Observation, plan: Plan, workloads: Mapping[str, Workload],
     fine = {stage for stage, w in workloads.items() if w.is_rolled_out or _is_being_scaled(stage, w, seen, now)}
     missing = sorted(plan.verdicts.keys() - fine)
     if missing or not workloads:
-        words = "no stage is deployed" if not workloads else f"not yet rolled out and ready: {', '.join(missing)}"
-        return Condition(kind, FALSE, "Progressing", words)
+        return _unfinished(kind, missing, seen.pods)
     if plan.held is not None:
         return Condition(kind, TRUE, "UpgradeStopped", f"every replica is ready, of the former version: {plan.held}")
     return Condition(kind, TRUE, "RolledOut", "every replica is of the newest revision and ready")
+
+
+def _unfinished(kind: str, stages: Sequence[str], pods: Iterable[PodState]) -> Condition:
+    """What keeps these stages from being rolled out and ready, as far as their pods say it."""
+    waits = [f"pod {pod.name} waits: {pod.waits}" for pod in pods if pod.waits and pod.stage in stages]
+    if waits:
+        return Condition(kind, FALSE, WAITING, _joined(waits))
+    words = f"not yet rolled out and ready: {', '.join(stages)}" if stages else "no stage is deployed"
+    return Condition(kind, FALSE, "Progressing", words)
 
 
 def _is_being_scaled(stage: str, workload: Workload, seen: Observation, now: float) -> bool:
@@ -281,7 +319,7 @@ def _ready(seen: Observation, aspects: tuple[Condition, ...], failure: str | Non
 def _stages(
     pipeline: Pipeline, seen: Observation, plan: Plan, workloads: Mapping[str, Workload], figures: Figures
 ) -> Iterator[dict[str, Any]]:
-    pods = {pod.stage: pod for pod in seen.pods if pod.trouble is not None}
+    pods = {pod.stage: pod for pod in seen.pods if pod.waits is not None or pod.trouble is not None}
     for stage in pipeline.spec.stages:
         workload, verdict, pod = workloads.get(stage.name), plan.verdicts.get(stage.name), pods.get(stage.name)
         said: dict[str, Any] = {"name": stage.name, "kind": _kind(stage)}
@@ -310,6 +348,8 @@ def _kind(stage: object) -> str:
 def _stage_reason(pod: PodState | None, verdict: Wanted | None) -> Trouble | None:
     if pod is not None and pod.trouble is not None:
         return pod.trouble
+    if pod is not None and pod.waits is not None:
+        return Trouble(WAITING, pod.waits)
     return Trouble(verdict.reason, verdict.sentence) if verdict is not None else None
 
 

@@ -41,6 +41,11 @@ class Health:
         """The replica waits for something."""
         self._unready = reason
 
+    def still_not_ready(self, reason: str) -> None:
+        """A replica that is not ready yet waits for something else now; one that works is left so."""
+        if self._unready is not None:
+            self._unready = reason
+
     @property
     def silence_s(self) -> float:
         """Seconds since the loop's last round."""

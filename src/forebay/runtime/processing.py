@@ -117,7 +117,7 @@ class ProcessingLoop:
 
     def run(self) -> None:
         """Process until asked to stop; then finish the batch, commit and leave the group."""
-        if not self._producer.initialize(self._replica.go_on):
+        if not self._producer.initialize(self._replica.go_on, self._replica.health.still_not_ready):
             return
         self._watch = TopicsWatch(
             self._replica.connection,
@@ -137,6 +137,7 @@ class ProcessingLoop:
             on_assigned=self._assigned,
             on_revoked=self._revoked,
             on_lost=self._lost,
+            on_refused=self._replica.health.not_ready,
         )
         collected = time.monotonic()
         gc.collect()

@@ -393,7 +393,7 @@ class SourceLoop:
         its login fences too, perhaps a successor that has come further.
         """
         if self._is_doubtful or self._producer.is_outdated:
-            if not self._producer.replace(self._replica.go_on):
+            if not self._producer.replace(self._replica.go_on, self._replica.health.still_not_ready):
                 return False
             self._committed = recorded(self._replica, self._positions)
             self._is_doubtful = self._is_skipping = False

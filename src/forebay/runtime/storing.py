@@ -129,6 +129,7 @@ class StoringLoop(Generic[RowT]):
             on_assigned=self._assigned,
             on_revoked=self._left,
             on_lost=self._left,
+            on_refused=self._replica.health.not_ready,
         )
         try:
             self._loop()

@@ -57,3 +57,27 @@ def test_messages_stay_short():
 
     assert found is not None
     assert len(found.message) < 320
+
+
+NOW = 1_800_000_000.0
+STARTED = {"state": {"running": {"startedAt": "2027-01-15T07:59:50Z"}}, "restartCount": 0}
+"""Ten seconds ago."""
+
+
+def test_a_pod_that_runs_and_is_long_not_ready_is_late():
+    found = pods.read(pod(containers=[STARTED], podIP="10.0.0.7"))
+
+    assert (found.address, found.running_since) == ("10.0.0.7", NOW - 10)
+    assert [found.is_late(NOW - ago) for ago in (0, 5)] == [True, False]
+    ready = {"type": "Ready", "status": "True"}
+    assert not pods.read(pod(containers=[STARTED], conditions=[ready])).is_late(NOW)
+    assert not pods.read(pod(containers=[waiting("ContainerCreating")])).is_late(NOW)
+
+
+def test_what_a_pod_waits_for_is_told_anew_only_when_words_differ():
+    first = pods.in_words("no answer from kafka:9092 for 3.2 s\n", None)
+
+    assert first == "no answer from kafka:9092 for 3.2 s"
+    assert pods.in_words("no answer from kafka:9092 for 47 s\n", first) == first
+    assert pods.in_words("topic raw does not exist\x00\n", first) == "topic raw does not exist"
+    assert len(pods.in_words("x" * 5_000, None)) < 320

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from planned_world import NOW, PlannedWorld, decision, pipeline, settle
 
+from forebay.pipeline.spec import TLS, Sasl, SecretRef
 from forebay.planning import reconciling, reporting
 from forebay.planning.credentials import formats
 from forebay.planning.credentials.checks import Problem
@@ -106,6 +107,23 @@ def test_secrets_that_could_not_be_read_are_unknown():
     )
 
 
+def test_a_login_that_kafka_refuses_is_told_with_its_secret():
+    """Secrets may look well, and hold what does not work."""
+    world = running(settle(PlannedWorld(pipeline())))
+    login = SecretRef(name="kafka-login")
+    tls = TLS(ca_secret_ref=SecretRef(name="kafka-ca"), client_certificate_secret_ref=SecretRef(name="kafka-client"))
+    kafka = world.pipeline.spec.kafka.model_copy(update={"sasl": Sasl(secret_ref=login), "tls": tls})
+    spec = world.pipeline.spec.model_copy(update={"kafka": kafka})
+    world.pipeline = world.pipeline.model_copy(update={"spec": spec})
+
+    found = condition(told(world, topics=Trouble("LoginRefused", "refused")), "CredentialsReady")
+    assert (found.status, found.reason) == ("False", "LoginRefused")
+    assert found.message == "Secret kafka-login, keys username and password: refused"
+    found = condition(told(world, topics=Trouble("TlsFails", "no trust")), "CredentialsReady")
+    assert found.message == "Secret kafka-ca, key ca.crt or the certificate in Secret kafka-client: no trust"
+    assert condition(told(world, topics=Trouble("KafkaUnreachable", "away")), "CredentialsReady").is_good
+
+
 def test_users_that_nobody_manages_are_told_with_what_to_do():
     world = PlannedWorld(pipeline(users="Managed"), makes_users=False)
     settle(running(world))
@@ -140,6 +158,22 @@ def test_a_crashing_pod_speaks_for_its_stage():
     )
     stage = next(stage for stage in report.facts["stages"] if stage["name"] == "enrich")
     assert (stage["reason"], stage["message"]) == ("CrashLoopBackOff", "exit code 1: no such module")
+
+
+def test_a_pod_that_waits_says_for_what():
+    world = running(settle(PlannedWorld(pipeline())))
+    world.live[ENRICH]["status"] |= {"readyReplicas": 0}
+    pod = PodState("sensors-enrich-0", "enrich", False, False, "r", None)
+    world.pods = [pod]
+    assert condition(told(world), "WorkloadsReady").reason == "Progressing"
+
+    world.pods = [replace(pod, waits="topic raw does not exist")]
+    report = told(world)
+    found = condition(report, "WorkloadsReady")
+    assert (found.reason, found.message) == ("Waiting", "pod sensors-enrich-0 waits: topic raw does not exist")
+    assert condition(report, "Ready").reason == report.facts["why"] == "Waiting"
+    stage = next(stage for stage in report.facts["stages"] if stage["name"] == "enrich")
+    assert (stage["reason"], stage["message"]) == ("Waiting", "topic raw does not exist")
 
 
 def test_a_rollout_that_is_under_way_is_no_success():

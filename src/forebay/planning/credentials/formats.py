@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from forebay.pipeline import names
-from forebay.pipeline.spec import Kafka, Pipeline
+from forebay.pipeline.spec import Kafka, Pipeline, SecretRef
 
 AUTHORITY = "ca.crt"
 """Certificates of authorities that are trusted; several in one file are all trusted."""
@@ -64,6 +64,11 @@ def wanted_for_kafka(kafka: Kafka) -> Iterator[Wanted]:
         yield Wanted(kafka.tls.ca_secret_ref.name, Use.AUTHORITY)
     if kafka.tls is not None and kafka.tls.client_certificate_secret_ref is not None:
         yield Wanted(kafka.tls.client_certificate_secret_ref.name, Use.CERTIFICATE)
+
+
+def administrator(kafka: Kafka) -> SecretRef | None:
+    """The Secret of the login that the operator uses, if it logs in."""
+    return kafka.admin_secret_ref or (kafka.sasl.secret_ref if kafka.sasl is not None else None)
 
 
 def wanted(pipeline: Pipeline) -> tuple[Wanted, ...]:
