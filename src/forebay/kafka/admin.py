@@ -289,7 +289,7 @@ class Admin:
             self._complaint = error
 
     def _error(self, error: KafkaError, doing: str) -> ForebayError:
-        reason = error.str().rstrip(".")
+        reason = _cause(error).rstrip(".")
         if error.code() in _UNREACHABLE:
             return self._unreachable()
         if _is_login(error):
