@@ -158,6 +158,21 @@ def test_the_right_one_is_taken(namespace):
     assert dry_run(pipeline(), namespace).returncode == 0
 
 
+def test_all_that_a_pod_can_be_given_is_kept(namespace):
+    pod = {
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 5}],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    }
+    (sink,) = json.loads(pipeline())["spec"]["sinks"]
+    created = kubectl("create", "-n", namespace, "-f", "-", stdin=pipeline("placed", sinks=[sink | {"pod": pod}]))
+    assert created.returncode == 0, created.stderr
+    found = json.loads(kubectl("get", "pipeline", "placed", "-n", namespace, "-o", "json").stdout)
+
+    assert found["spec"]["sinks"][0]["pod"] == pod
+
+
 def test_every_rule_has_a_case():
     """A rule whose message no case expects could say anything."""
     expected = [message for _, message in WRONG.values()] + [message for *_, message in CHANGES.values()]

@@ -421,8 +421,9 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
             result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
     if "properties" in node:
         result["properties"] = {name: _structural(child, definitions) for name, child in node["properties"].items()}
-    if isinstance(node.get("additionalProperties"), dict):
-        result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
+    for values in (node.get("additionalProperties"), *node.get("patternProperties", {}).values()):
+        if isinstance(values, dict):  # Kubernetes knows no patterns of keys: those the library judges
+            result["additionalProperties"] = _structural(values, definitions)
     if node.get("additionalProperties") is True:
         result["x-kubernetes-preserve-unknown-fields"] = True
     return result | _validations(rules)

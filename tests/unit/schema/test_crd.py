@@ -44,6 +44,12 @@ def violations(node: dict):
     if kind not in TYPES:
         yield f"no type: {kind}"
         return
+    if kind == "object" and not node.keys() & {
+        "properties",
+        "additionalProperties",
+        "x-kubernetes-preserve-unknown-fields",
+    }:
+        yield "nothing in it would be kept"
     if "properties" in node and "additionalProperties" in node:
         yield "properties and additionalProperties exclude each other"
     if "additionalProperties" in node and not isinstance(node["additionalProperties"], dict):
