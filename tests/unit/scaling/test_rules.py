@@ -76,6 +76,13 @@ def test_the_first_record_wakes_a_stage_at_zero():
     assert verdict(replace(asleep, lag=1, rate=0.2, expected_rate=0.2), to_zero) == (1, Reason.WOKEN_UP)
 
 
+def test_a_stage_whose_capacity_nobody_has_seen_wakes_up_with_the_fewest():
+    asleep = replace(HEALTHY, replicas=0, ready=0, group=GroupState.EMPTY, lag=90, rate=50.0, expected_rate=50.0,
+                     busiest_share=None, capacity=50.0, capacity_is_measured=False)  # fmt: skip
+
+    assert verdict(asleep, replace(POLICY, scale_to_zero=True)) == (1, Reason.WOKEN_UP)
+
+
 def test_a_stage_that_wakes_up_under_load_gets_what_it_needs_at_once():
     asleep = replace(
         HEALTHY,

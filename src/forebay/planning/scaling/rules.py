@@ -114,7 +114,9 @@ def at_zero(now: Situation, policy: ScalingPolicy) -> Verdict | None:
         return None
     if now.lag == 0:
         return _hold(now, Reason.IDLE_AT_ZERO, "nothing has arrived since the last replica went")
-    replicas = _needed(now, policy, behind=now.behind_s + now.scale_out_s)
+    # what an idle stage did last is the least that it can do: no reason for more than the fewest
+    fewest = _counts(now, policy)[0]
+    replicas = _needed(now, policy, behind=now.behind_s + now.scale_out_s) if now.capacity_is_measured else fewest
     return Verdict(replicas, Reason.WOKEN_UP, f"{now.lag} records have arrived", now)
 
 
