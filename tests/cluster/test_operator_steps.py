@@ -317,6 +317,18 @@ def test_even_load_writes_nothing(running):
     assert running.metric(process, "forebay_operator_reconciles_total") - rounds > 8
 
 
+def test_a_listing_tells_nothing_new(operated):
+    """What was listed is compared with what was applied, like what watches tell."""
+    process = operated.start(RELIST_S="5")
+    operated.apply()
+    operated.until_deployed()
+    quiet(20, list)
+    before, lists = operated.steps(), operated.metric(process, "forebay_operator_api_calls_total", kind="StatefulSet")
+
+    assert quiet(15, lambda: operated.steps()[len(before) :]) == []
+    assert operated.metric(process, "forebay_operator_api_calls_total", kind="StatefulSet") > lists
+
+
 def test_a_new_version_of_a_topic_with_the_same_name_is_not_ours(running):
     raw = running.topic("raw")
     admin = AdminClient({"bootstrap.servers": running.bootstrap})

@@ -150,7 +150,8 @@ class Api:
         query = {"limit": "500", **({"labelSelector": selector} if selector else {})}
         while True:
             page = await self._call("GET", resource, namespace, None, query=query)
-            items += (item | {"kind": resource.kind} for item in page["items"])
+            # of objects in a list the API server leaves out what they all are
+            items += (item | {"apiVersion": resource.group_version, "kind": resource.kind} for item in page["items"])
             if not (token := page["metadata"].get("continue")):
                 return items
             query["continue"] = token

@@ -38,7 +38,6 @@ FAILED = 1
 WRONG_USAGE = 2
 REFUSED = 78
 _STUCK_AFTER_S = 30.0
-_RELIST_EVERY_S = 600.0
 """Objects that vanished while a watch was interrupted are missed by kopf; a listing finds them out."""
 
 
@@ -117,7 +116,7 @@ async def _work(settings: OperatorSettings, api: Api, lease: Lease, canary: Cana
         ),
         "measuring": measuring.run(),
         "canary": canary.sing(api),
-        "relisting": _relist(api, world, pending, settings.namespaces),
+        "relisting": _relist(api, world, pending, settings),
         "gauges": _gauge(pending),
         **{f"worker {number}": reconciler.work() for number in range(settings.workers)},
     }
@@ -171,16 +170,16 @@ async def _gauge(pending: Pending[Key]) -> None:
         await asyncio.sleep(5)
 
 
-async def _relist(api: Api, world: World, pending: Pending[Key], namespaces: tuple[str, ...]) -> None:
+async def _relist(api: Api, world: World, pending: Pending[Key], settings: OperatorSettings) -> None:
     """Compare what is known with what there is, now and then."""
     while True:
-        await asyncio.sleep(_RELIST_EVERY_S)
+        await asyncio.sleep(settings.relist_s)
         try:
-            for namespace in namespaces or (None,):
+            for namespace in settings.namespaces or (None,):
                 for resource in (PIPELINES, SECRETS, PODS, *APPLIED):
                     selector = "" if resource in {PIPELINES, SECRETS} else PIPELINE_LABEL
-                    listed = await api.list_all(resource, namespace, selector=selector)
-                    world.replace_all(resource.kind, namespace, listed)
+                    before = world.names(resource.kind, namespace)
+                    world.replace_all(resource.kind, before, await api.list_all(resource, namespace, selector=selector))
         except ForebayError as error:
             log.warning("not everything could be listed", error=str(error))
         for key in world.pipelines():

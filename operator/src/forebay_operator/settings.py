@@ -47,6 +47,8 @@ class OperatorSettings(BaseSettings):
     """Pipelines that are worked on at the same time."""
     resync_s: float = Field(default=30.0, ge=1)
     """Every Pipeline is looked at this often, whatever was noticed."""
+    relist_s: float = Field(default=600.0, ge=1)
+    """What watches have told is compared with what there is this often."""
     measure_s: float = Field(default=5.0, ge=0.5)
     """Every stage is looked at this often; sooner where something begins."""
 

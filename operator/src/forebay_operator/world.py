@@ -142,16 +142,23 @@ class World:
             if not members:
                 del self._members[known[2]]
 
-    def replace_all(self, kind: str, namespace: str | None, bodies: Iterable[Mapping[str, Any]]) -> None:
-        """Everything of a kind, in a namespace or anywhere, as it was listed: what is not among it is gone."""
+    def replace_all(self, kind: str, before: Iterable[Key], bodies: Iterable[Mapping[str, Any]]) -> None:
+        """Everything of a kind as it was listed.
+
+        Args:
+            kind: of the objects.
+            before: the `names` that were known when the list was asked for. What is not among it is gone; others are newer.
+            bodies: all that there were, where `names` looked.
+        """
         listed = {(body["metadata"]["namespace"], body["metadata"]["name"]): body for body in bodies}
-        for known in self._names(kind, namespace):
+        for known in before:
             if known not in listed:
                 self.forget(kind, *known)
         for body in listed.values():
             self.see(kind, body)
 
-    def _names(self, kind: str, namespace: str | None) -> list[Key]:
+    def names(self, kind: str, namespace: str | None) -> list[Key]:
+        """Of all objects of a kind that are known, in a namespace or anywhere."""
         match kind:
             case "Secret":
                 names: Iterable[Key] = self._secrets

@@ -48,9 +48,19 @@ def test_a_listing_finds_out_what_vanished_unseen():
     for name in ("a", "b"):
         world.see("Service", body(name))
     world.see("Deployment", body("a"))
-    world.replace_all("Service", "shop", [body("b", version=3), body("c")])
+    world.replace_all("Service", world.names("Service", "shop"), [body("b", version=3), body("c")])
 
     assert members(world) == ["Deployment/a", "Service/b", "Service/c"]
+
+
+def test_what_is_made_while_a_list_is_on_its_way_is_kept():
+    world = World()
+    world.see("Service", body("old"))
+    asked = world.names("Service", "shop")
+    world.see("Service", body("new"))
+    world.replace_all("Service", asked, [])
+
+    assert members(world) == ["Service/new"]
 
 
 def test_secrets_leave_nothing_behind_but_whether_they_changed():
@@ -74,7 +84,7 @@ def test_a_verdict_on_a_secret_lasts_as_long_as_its_contents():
     known = world.secret("shop", "login")
     assert known is not None
     known.verdicts[Use.LOGIN] = Verdict()
-    world.replace_all("Secret", "shop", [secret])
+    world.replace_all("Secret", world.names("Secret", "shop"), [secret])
     assert world.secret("shop", "login") is known
 
     world.see("Secret", secret | {"data": {"password": "b3RoZXI="}})
