@@ -57,7 +57,7 @@ class Canary:
         while True:
             beat += 1
             text = f"{time.time():.0f}-{beat}"
-            if self._sung_at is None:
+            if self._waiting_for is None:
                 self._waiting_for = text
             body = {
                 "apiVersion": "v1",
@@ -65,7 +65,7 @@ class Canary:
                 "metadata": {
                     "name": NAME,
                     "labels": {PIPELINE_LABEL: "", "app.kubernetes.io/name": "forebay-operator"},
-                    "annotations": {_BEAT: self._waiting_for or text},
+                    "annotations": {_BEAT: self._waiting_for},
                 },
             }
             try:
@@ -73,6 +73,7 @@ class Canary:
             except ForebayError as error:
                 log.warning("the canary could not be changed", error=str(error))
             else:
-                self._sung_at = self._sung_at or time.monotonic()
+                if self._waiting_for is not None:  # the event may have been quicker than the answer
+                    self._sung_at = self._sung_at or time.monotonic()
             metrics.WATCH_SILENCE.set(self.silence_s)
             await asyncio.sleep(EVERY_S)
