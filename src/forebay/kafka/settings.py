@@ -84,8 +84,7 @@ def stage_login(pipeline: Pipeline, stage: Stage) -> SecretRef | None:
 
 def admin_connection(kafka: Kafka, secrets: Secrets) -> Properties:
     """Properties that reach the brokers and log in as the administrator, where one is named."""
-    login = kafka.admin_secret_ref or (kafka.sasl.secret_ref if kafka.sasl else None)
-    return connection(kafka, secrets, login=login)
+    return connection(kafka, secrets, login=formats.administrator(kafka))
 
 
 def connection(kafka: Kafka, secrets: Secrets, *, login: SecretRef | None) -> Properties:
