@@ -194,10 +194,10 @@ class Reconciler:
 
     async def _admitted(self, key: Key, body: Mapping[str, Any], now: float) -> bool:
         """Whether it may be rendered anew now, which is then recorded."""
-        before = self._upgrades.since(key)
-        if not self._upgrades.admits(key, now, was_ready=reporting.is_ready(body.get("status", {}))):
+        status = body.get("status", {})
+        if not self._upgrades.admits(key, now, was_ready=reporting.is_ready(status)):
             return False
-        if (since := self._upgrades.since(key)) is not None and since != before:
+        if (since := self._upgrades.since(key)) is not None and reporting.upgraded_at(status) is None:
             written = await self._actor.api.patch(PIPELINES, *key, reporting.upgrade_patch(since), status=True)
             self._sources.world.see("Pipeline", written)
             log.info("rendered anew for a new version", namespace=key[0], pipeline=key[1])
