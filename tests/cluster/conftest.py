@@ -7,11 +7,25 @@ import pytest
 from sensors import Sensors
 from surroundings import Surroundings
 
+from forebay.pipeline import schema
+
 
 @pytest.fixture(scope="session")
-def surroundings():
+def cluster():
+    """There is one."""
     if "KUBECONFIG" not in os.environ:
         pytest.exit("name a cluster by KUBECONFIG, or start one and run these tests by `make e2e`", returncode=2)
+
+
+@pytest.fixture(scope="module")
+def definition(cluster):
+    """The cluster knows Pipelines, as this version defines them."""
+    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
+    kube.kubectl("wait", "--for", "condition=Established", "crd/pipelines.forebay.dev", "--timeout", "30s")
+
+
+@pytest.fixture(scope="session")
+def surroundings(cluster):
     with Surroundings() as shared:
         yield shared
 

@@ -3,16 +3,13 @@
 import time
 from collections import Counter
 
-import kube
 import pytest
 from installed import Installed
 from load import Load
 from prometheus_client.parser import text_string_to_metric_families
 from services import until
 
-from forebay.pipeline import schema
-
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1_800), pytest.mark.usefixtures("definition")]
 
 CALMED_S = 120
 EVEN_MINUTES = 10
@@ -59,14 +56,6 @@ class Counted:
 class Sample(Installed):
     """The sample, with its devices' even load; tests add readings to theirs."""
 
-    @property
-    def raw(self) -> str:
-        return f"{self.namespace}.raw_sensor_events"
-
-    @property
-    def bootstrap(self) -> str:
-        return self.surroundings.bootstrap
-
     def counted(self) -> Counted:
         return Counted(self.metrics())
 
@@ -88,11 +77,6 @@ class Sample(Installed):
             return time.monotonic() - since >= CALMED_S
 
         until(is_calm, what=f"it is ready for {CALMED_S} s", deadline_s=CALMED_S + 240, every_s=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def definition(surroundings):
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
 
 
 @pytest.fixture

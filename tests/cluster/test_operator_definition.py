@@ -5,7 +5,6 @@ Needs nothing but the API server: no operator, no pods.
 
 import copy
 import json
-import os
 import subprocess
 import uuid
 
@@ -13,6 +12,8 @@ import pytest
 
 import charts
 from forebay.pipeline import schema
+
+pytestmark = pytest.mark.usefixtures("definition")
 
 RAW = {"name": "raw", "partitions": 4}
 ENRICHED = {"name": "enriched", "partitions": 4}
@@ -32,16 +33,6 @@ SPEC = {
 def kubectl(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
     command = [charts.tool("kubectl"), *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def definition():
-    if "KUBECONFIG" not in os.environ:
-        pytest.exit("name a cluster by KUBECONFIG", returncode=2)
-    applied = kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
-    assert applied.returncode == 0, applied.stderr
-    waited = kubectl("wait", "--for", "condition=Established", "crd/pipelines.forebay.dev", "--timeout", "30s")
-    assert waited.returncode == 0, waited.stderr
 
 
 @pytest.fixture(scope="module")

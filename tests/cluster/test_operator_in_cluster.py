@@ -8,14 +8,7 @@ import pytest
 from installed import NAME, Installed
 from services import until
 
-from forebay.pipeline import schema
-
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def definition(surroundings):
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.usefixtures("definition")]
 
 
 @pytest.fixture

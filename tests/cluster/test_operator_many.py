@@ -1,7 +1,6 @@
 """Two hundred Pipelines at once: how long, how much memory, how many requests. Pods stay pending: no node fits them."""
 
 import json
-import os
 import time
 
 import kube
@@ -10,7 +9,6 @@ import pytest
 from operated import SPEC, Operated
 from services import until
 
-from forebay.pipeline import schema
 from forebay_cli.embedded_kafka import EmbeddedKafka
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1_800)]
@@ -19,10 +17,7 @@ COUNT = 200
 
 
 @pytest.fixture
-def operated(tmp_path):
-    if "KUBECONFIG" not in os.environ:
-        pytest.exit("name a cluster by KUBECONFIG", returncode=2)
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
+def operated(definition, tmp_path):
     with EmbeddedKafka.start(tmp_path / "kafka") as broker, Operated(broker.bootstrap_servers, tmp_path) as place:
         yield place
 

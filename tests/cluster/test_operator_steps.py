@@ -4,35 +4,24 @@ No pod has to run for these, so an API server is enough of a cluster.
 """
 
 import json
-import os
 import time
 from dataclasses import replace
 
-import kube
 import pytest
 import topics
 from confluent_kafka.admin import AdminClient, NewTopic
 from operated import SPEC, Operated, quiet
 from services import until
 
-from forebay.pipeline import schema
 from forebay_cli.embedded_kafka import EmbeddedKafka
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400), pytest.mark.usefixtures("definition")]
 
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory):
     with EmbeddedKafka.start(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
-
-
-@pytest.fixture(scope="module", autouse=True)
-def definition():
-    if "KUBECONFIG" not in os.environ:
-        pytest.exit("name a cluster by KUBECONFIG", returncode=2)
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
-    kube.kubectl("wait", "--for", "condition=Established", "crd/pipelines.forebay.dev", "--timeout", "30s")
 
 
 @pytest.fixture

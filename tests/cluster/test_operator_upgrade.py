@@ -15,10 +15,10 @@ import pytest
 from installed import Installed
 from services import until
 
-from forebay.pipeline import names, schema
+from forebay.pipeline import names
 from forebay_operator.upgrades import AT_A_TIME, PATIENCE_S
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1_500)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1_500), pytest.mark.usefixtures("definition")]
 
 COUNT = AT_A_TIME + 3
 VERSION = "example.com/version"
@@ -161,11 +161,6 @@ def under_way(before: Look, looks: Iterable[Look]) -> list[int]:
         done |= anew & look.rolled_out
         counts.append(len(anew - done))
     return counts
-
-
-@pytest.fixture(scope="module", autouse=True)
-def definition(surroundings):
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ No pod has to run for these, so an API server is enough of a cluster; none that 
 
 import base64
 import json
-import os
 
-import kube
 import pytest
 from authority import ROOT_PASSWORD, Authority, enforcing
 from confluent_kafka import Producer
@@ -17,13 +15,12 @@ from services import until
 from forebay.errors import Forbidden
 from forebay.kafka.admin import Admin, log_in
 from forebay.kafka.users import Users, new_password
-from forebay.pipeline import schema
 from forebay.pipeline.load import load_object
 from forebay.planning.credentials import users
 from forebay.planning.credentials.rotation import KEEP_S
 from forebay.planning.credentials.users import Acl, Present
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600), pytest.mark.usefixtures("definition")]
 
 STAGES = ("devices", "enrich", "store")
 
@@ -37,14 +34,6 @@ def authority(tmp_path_factory):
 def kafka(tmp_path_factory, authority):
     with enforcing(authority, tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
-
-
-@pytest.fixture(scope="module", autouse=True)
-def definition():
-    if "KUBECONFIG" not in os.environ:
-        pytest.exit("name a cluster by KUBECONFIG", returncode=2)
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
-    kube.kubectl("wait", "--for", "condition=Established", "crd/pipelines.forebay.dev", "--timeout", "30s")
 
 
 class Place:

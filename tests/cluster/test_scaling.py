@@ -15,9 +15,7 @@ from load import Load
 from prometheus_client.parser import text_string_to_metric_families
 from services import until
 
-from forebay.pipeline import schema
-
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1_500)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1_500), pytest.mark.usefixtures("definition")]
 
 CAPACITY = 400
 FRESHNESS_S = 20
@@ -26,15 +24,6 @@ BEHAVIOUR = {"scaleInAfterSeconds": 30, "toZeroAfterSeconds": 30}
 
 class Scaled(Installed):
     """The sensors Pipeline without devices: tests write the readings."""
-
-    @property
-    def raw(self) -> str:
-        return f"{self.namespace}.raw_sensor_events"
-
-    @property
-    def bootstrap(self) -> str:
-        """Where this machine reaches Kafka; asked again, also after Kafka's pod was replaced."""
-        return self.surroundings.bootstrap
 
     def start(self, **autoscaling) -> None:
         """The operator, and the Pipeline with these bounds of its processor."""
@@ -89,11 +78,6 @@ class Scaled(Installed):
         """Readings at that rate, over all partitions; of one device: in one partition."""
         with Load(self, per_second=per_second, devices=devices) as load:
             yield load
-
-
-@pytest.fixture(scope="module", autouse=True)
-def definition(surroundings):
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
 
 
 @pytest.fixture

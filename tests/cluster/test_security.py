@@ -13,6 +13,7 @@ from kube import Forward
 from secured import (
     CLIENT,
     MUTUAL,
+    PORTS,
     REAUTHENTICATE_MS,
     ROOT,
     ROOT_PASSWORD,
@@ -23,20 +24,18 @@ from secured import (
     Guarded,
     Secured,
 )
-from sensors import assert_each_is_stored, assert_sent_without_gap
+from sensors import STAGES, assert_each_is_stored, assert_sent_without_gap
 from services import until
 
 from forebay.errors import Forbidden, TryLater
 from forebay.kafka.admin import Admin, log_in
 from forebay.kafka.users import Users
-from forebay.pipeline import schema
 from forebay.pipeline.load import load_object
 from forebay.planning.credentials import users
 from forebay.planning.credentials.rotation import KEEP_S
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1_500)]
 
-STAGES = ("devices", "enrich", "warehouse")
 LOAD = {"devices": 500, "per_second": 5_000}
 STEP_MS = 100
 LONGEST_S = 5.0
@@ -51,9 +50,8 @@ def second(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory, second):
+def secured(definition, tmp_path_factory, second):
     with Secured(Authority(tmp_path_factory.mktemp("authority")), second) as found:
-        kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
         yield found
 
 
@@ -105,7 +103,7 @@ def test_users_change_under_load(place):
                 lambda stage=stage: is_used(stage), what=f"{stage} uses the new user", deadline_s=MOUNTED_S, every_s=2
             )
         used_s = time.monotonic() - begun
-        with Forward(place.surroundings.namespace, "service/kafka", 9097) as forward:
+        with Forward(place.surroundings.namespace, "service/kafka", PORTS["sasl"]) as forward:
             for stage in STAGES:
                 until(
                     lambda stage=stage: is_refused(place, former[stage], forward.port),
@@ -138,7 +136,7 @@ def is_refused(place: Guarded, login: dict[str, str], port: int) -> bool:
     except Forbidden:
         return True
     except TryLater:  # logged in, and told of a broker whose name means nothing outside of the cluster
-        return False
+        pass
     return False
 
 
@@ -170,13 +168,13 @@ def test_certificates_change_under_load(place, second):
     assert max(pauses.values()) < LONGEST_S
 
 
-LOGIN = {"sasl": {"secretRef": {"name": "kafka-admin"}}}
+LOGIN = {"secretRef": {"name": "kafka-admin"}}
 WAYS = {
     "TLS": (TLS, {}),
     "mutual TLS": (MUTUAL, {}),
-    "PLAIN": (SASL, {"sasl": LOGIN["sasl"] | {"mechanism": "PLAIN"}}),
-    "SCRAM-SHA-256": (SASL, {"sasl": LOGIN["sasl"] | {"mechanism": "SCRAM-SHA-256"}}),
-    "SCRAM-SHA-512": (SASL, {"sasl": LOGIN["sasl"] | {"mechanism": "SCRAM-SHA-512"}}),
+    "PLAIN": (SASL, {"sasl": LOGIN | {"mechanism": "PLAIN"}}),
+    "SCRAM-SHA-256": (SASL, {"sasl": LOGIN | {"mechanism": "SCRAM-SHA-256"}}),
+    "SCRAM-SHA-512": (SASL, {"sasl": LOGIN | {"mechanism": "SCRAM-SHA-512"}}),
     "managed users": (SASL, {"sasl": {"users": "Managed"}, "adminSecretRef": {"name": "kafka-admin"}}),
 }
 

@@ -26,6 +26,15 @@ class Installed:
         self.namespace = topics.unique("op")
         self.table = self.namespace.replace("-", "_")
 
+    @property
+    def raw(self) -> str:
+        return f"{self.namespace}.raw_sensor_events"
+
+    @property
+    def bootstrap(self) -> str:
+        """Where this machine reaches Kafka; asked again, also after Kafka's pod was replaced."""
+        return self.surroundings.bootstrap
+
     def install(self, **values) -> None:
         """`helm install` of charts/operator, and wait until it runs. The definition is shared and stays."""
         registry = os.environ.get("FOREBAY_REGISTRY") or "localhost"

@@ -14,7 +14,7 @@ from installed import NAME, Installed
 from kube import Forward
 from pauses import Pauses
 from prometheus_client.parser import text_string_to_metric_families
-from sensors import restarts
+from sensors import STAGES, restarts
 from surroundings import Surroundings
 
 from forebay.kafka.admin import Admin
@@ -28,10 +28,10 @@ CLIENT = "sensors-client"
 """Whom a client certificate names."""
 REAUTHENTICATE_MS = 20_000
 """Connections log in again so often: a user that was deleted cannot go on unseen."""
-TLS, MUTUAL, SASL = "kafka:9095", "kafka:9096", "kafka:9097"
+PORTS = {"tls": 9095, "mutual": 9096, "sasl": 9097}
+TLS, MUTUAL, SASL = (f"kafka:{port}" for port in PORTS.values())
 
 _FOLDER = "/etc/forebay-tls"
-_STAGES = ("devices", "enrich", "warehouse")
 
 
 class Secured(Surroundings):
@@ -47,7 +47,7 @@ class Secured(Surroundings):
         properties = found["ConfigMap", "kafka"]["data"]
         properties["server.properties"] = _with_listeners(properties["server.properties"])
         found["Service", "kafka"]["spec"]["ports"] += [
-            {"name": name, "port": port, "targetPort": port} for name, port in _ports().items()
+            {"name": name, "port": port, "targetPort": port} for name, port in PORTS.items()
         ]
         pod = found["StatefulSet", "kafka"]["spec"]["template"]["spec"]
         pod["volumes"].append({"name": "tls", "secret": {"secretName": "kafka-tls"}})
@@ -67,15 +67,11 @@ class Secured(Surroundings):
         return self
 
 
-def _ports() -> dict[str, int]:
-    return {"tls": 9095, "mutual": 9096, "sasl": 9097}
-
-
 def _with_listeners(text: str) -> str:
     """server.properties with three listeners more."""
     properties = dict(line.split("=", 1) for line in text.splitlines() if line)
     protocols = {"tls": "SSL", "mutual": "SSL", "sasl": "SASL_SSL"}
-    for name, port in _ports().items():
+    for name, port in PORTS.items():
         properties["listeners"] += f",{name.upper()}://:{port}"
         properties["advertised.listeners"] += f",{name.upper()}://kafka:{port}"
         properties["listener.security.protocol.map"] += f",{name.upper()}:{protocols[name]}"
@@ -172,7 +168,7 @@ class Guarded(Installed):
         found: dict[str, float] = {}
         with ExitStack() as stack:
             watched = {}
-            for stage in _STAGES:
+            for stage in STAGES:
                 forward = stack.enter_context(Forward(self.namespace, f"pod/{self.pod_name(stage)}", 8080))
                 address = f"http://127.0.0.1:{forward.port}/metrics"
                 watched[stage] = stack.enter_context(Pauses(lambda address=address: records_out(address)))
@@ -183,7 +179,7 @@ class Guarded(Installed):
 
     def readings(self) -> list[tuple[bytes, bytes]]:
         """What the devices sent, in order within a device."""
-        raw = topics.read(self.surroundings.bootstrap, f"{self.namespace}.raw_sensor_events", deadline_s=240)
+        raw = topics.read(self.bootstrap, self.raw, deadline_s=240)
         return [(each.key(), each.value()) for each in raw]
 
     def rows(self) -> list[tuple[str, int, float]]:
