@@ -1,5 +1,6 @@
 """Topics on a real broker: observed, planned, applied, and administration's errors."""
 
+import socket
 import uuid
 
 import pytest
@@ -213,6 +214,19 @@ def test_an_unreachable_broker_is_said_with_its_address(monkeypatch, address):
         Admin({"bootstrap.servers": address}).brokers()
     assert "failed" in str(raised.value).lower()
     assert "ms in state" not in str(raised.value), "then every attempt would look like another cause"
+
+
+def test_the_cause_stays_known_while_the_client_says_nothing_new(monkeypatch):
+    monkeypatch.setattr(administration, "REQUEST_TIMEOUT_S", 1.0)
+    with socket.socket() as broker:
+        broker.bind(("127.0.0.1", 0))
+        admin = Admin({"bootstrap.servers": f"127.0.0.1:{broker.getsockname()[1]}"})
+        with pytest.raises(TryLater, match="Connection refused") as first:
+            admin.brokers()
+        broker.listen()  # and never answers
+        with pytest.raises(TryLater) as second:
+            admin.brokers()
+    assert str(second.value) == str(first.value), "a stage that waits says each reason once"
 
 
 def test_the_command_says_it_on_standard_error(monkeypatch, tmp_path):

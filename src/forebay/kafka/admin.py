@@ -266,14 +266,16 @@ class Admin:
 
         None when Kafka answers with the error code `done`, which means that nothing is left to do.
         """
-        self._complaint = None
+        before = self._complaint  # still the cause when the client does not try again within this time
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while True:
             try:
-                return future.result(timeout=_POLL_S)
+                result = future.result(timeout=_POLL_S)
+                self._complaint = None
+                return result
             except TimeoutError:
                 self.client.poll(0)  # serves `_remember`
-                if self._complaint is not None and _is_login(self._complaint):
+                if self._complaint is not None and self._complaint is not before and _is_login(self._complaint):
                     raise self._error(self._complaint, doing) from None  # it would be repeated until the time is up
                 if time.monotonic() > deadline:
                     raise self._unreachable() from None
