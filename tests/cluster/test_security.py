@@ -281,7 +281,11 @@ def test_rights_that_are_missing_are_one_condition_and_no_storm_of_restarts(plac
     for resource, words in {
         "TOPIC": ("raw_sensor_events", "enriched_sensor_events", "add the ACL"),
         "TRANSACTIONAL_ID": ("transactional id", f"{NAME}-devices-0", f"{NAME}-enrich-0", "add the ACL"),
-        "GROUP": (f"pod {NAME}-enrich-0 waits: the user may not join the consumer group", f"{NAME}-warehouse", "add the ACL"),
+        "GROUP": (
+            f"{NAME}-enrich-0 waits: the user may not join the consumer group",
+            f"{NAME}-warehouse",
+            "add the ACL",
+        ),
     }.items():
         message = until(lambda words=words: told(*words), what=f"{resource} is missed", deadline_s=90, every_s=0.5)
         print(f"{resource}: {message}")

@@ -233,7 +233,7 @@ class GroupReader:
         if error.fatal() or code == KafkaError._FATAL:  # noqa: SLF001
             raise Fatal(f"consumer of {self.topic}: {error.str()}")
         if code == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            self._on_refused(f"the user may not join the consumer group: {error.str()}: {ADD_THE_ACL}")
+            self._on_refused(f"the user may not join the consumer group {self._properties['group.id']}: {ADD_THE_ACL}")
         log.warning("consumer", topic=self.topic, error=error.str(), code=error.name())
 
     def _assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -86,9 +86,7 @@ class TransactionalProducer:
                 error = raised(exception)
                 if error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
                     self._producer = None  # this client never asks again
-                    on_waiting(
-                        f"the user may not use the transactional id {self.transactional_id}: {error.str()}: {ADD_THE_ACL}"
-                    )
+                    on_waiting(f"the user may not use the transactional id {self.transactional_id}: {ADD_THE_ACL}")
                     time.sleep(_FORBIDDEN_S)
                 elif not error.retriable():
                     raise classify(error) from exception
