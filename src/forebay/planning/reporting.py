@@ -29,6 +29,8 @@ _NEAR_OF_STAGE = 0.5
 """Figures of one stage are written again when they have doubled or halved: there are many, and each write is one too many."""
 _LITTLE = 2.0
 """Records, seconds or records per second: differences below are none."""
+_IN_FLIGHT_S = 1.0
+"""What arrives in so long may be between a commit and the next, with all stages together."""
 AT_LEAST = "at least"
 """Among numbers: behind is more than it says."""
 
@@ -402,19 +404,20 @@ def middle(recent: Sequence[Figures]) -> dict[Figure, float]:
 def steady(shown: Figures, fresh: Figures) -> dict[Figure, float]:
     """What to show: a number that changed by less than a quarter, or two, is the one that is shown already.
 
-    Even load is not even at the moments at which it is looked at.
+    Even load is not even at the moments at which it is looked at, lag least of all: it is what came since the last transaction.
     """
     return {
-        figure: shown[figure] if figure in shown and _is_near(figure, shown[figure], value) else value
+        figure: shown[figure] if figure in shown and _is_near(figure, shown[figure], value, fresh) else value
         for figure, value in fresh.items()
     }
 
 
-def _is_near(figure: Figure, one: float, other: float) -> bool:
-    stage, _ = figure
-    if stage:
-        return abs(one - other) <= max(_LITTLE, _NEAR_OF_STAGE * max(one, other))
-    return abs(one - other) <= max(_LITTLE, _NEAR * max(one, other)) and (one == 0) == (other == 0)
+def _is_near(figure: Figure, one: float, other: float, fresh: Figures) -> bool:
+    stage, name = figure
+    in_flight = _IN_FLIGHT_S * fresh.get((stage, "rate"), 0.0) if name == "lag" else 0.0
+    share = _NEAR_OF_STAGE if stage else _NEAR
+    is_shown_as_none = not stage and not in_flight and (one == 0) != (other == 0)
+    return abs(one - other) <= max(_LITTLE, share * max(one, other), in_flight) and not is_shown_as_none
 
 
 class Told(NamedTuple):

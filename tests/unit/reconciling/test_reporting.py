@@ -362,6 +362,17 @@ def test_numbers_that_swing_at_even_load_stay(stage, shown, fresh, is_kept):
     assert (reporting.steady({lag: shown}, {lag: fresh}) == {lag: shown}) is is_kept
 
 
+@pytest.mark.parametrize("stage", ["", "enrich"])
+@pytest.mark.parametrize(
+    ("shown", "fresh", "rate", "is_kept"),
+    [(41, 240, 250, True), (240, 0, 250, True), (41, 400, 250, False), (400, 0, 250, False), (41, 0, 0, False)],
+)
+def test_lag_that_arrives_within_a_second_is_in_flight(stage, shown, fresh, rate, is_kept):
+    figures = {(stage, "lag"): fresh, (stage, "rate"): rate}
+
+    assert (reporting.steady({(stage, "lag"): shown}, figures)[stage, "lag"] == shown) is is_kept
+
+
 def test_a_number_that_is_unknown_now_is_not_shown():
     lag, rate = ("", "lag"), ("", "rate")
 

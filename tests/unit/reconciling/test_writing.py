@@ -51,7 +51,7 @@ class Life:
         spec = self.world.pipeline.spec
         self.history = decided(self.history, seen, policy_of(spec.processors[0].autoscaling), most=1)
         assert self.history.last is not None
-        store = decision(spec.sinks[0].autoscaling, lag=int(load / 5), behind_s=0.2, rate=load)
+        store = decision(spec.sinks[0].autoscaling, lag=int(load * self._dice.uniform(0, 0.5)), behind_s=0.2, rate=load)
         self.world.decided = {"enrich": self.history.last, "store": store}
         self.world.lasting = {"enrich": self.history.memory.lasting}
         self.recent.append(reporting.figures_of(self.world.pipeline, self.world.decided, load))
