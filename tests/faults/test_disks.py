@@ -6,10 +6,14 @@ import shutil
 import subprocess
 
 import pytest
+import topics
 from services import until
 from world import AVERAGE, World, assert_all_is_right, readings
 
+from forebay.kafka.settings import MAX_MESSAGE_BYTES
+
 PAGE = 4096
+TRANSACTIONS = "__transaction_state"
 
 
 @pytest.fixture
@@ -100,8 +104,12 @@ def stores(data):
 
 
 def damage_tables(data) -> int:
+    return sum(damage_tables_of(store) for store in stores(data))
+
+
+def damage_tables_of(store) -> int:
     """Flip a byte in every 64 of the data blocks; the file's end, which is read first, stays as it was."""
-    tables = [table for store in stores(data) for table in store.glob("*.sst")]
+    tables = list(store.glob("*.sst"))
     for table in tables:
         content = bytearray(table.read_bytes())
         for place in range(0, max(1, len(content) - 2 * 1024), 64):
@@ -158,6 +166,50 @@ def test_27_a_damaged_store_is_wiped_and_restored(kafka, tmp_path, damage):
         if damage is not truncate_manifests:  # that may look like an older store, which catches up
             assert "wiped" in service.log()
         assert "Traceback" not in service.log()
+        assert service.stop() == 0
+
+    assert_all_is_right(world, records, tmp_path / "enrich-0")
+
+
+@contextlib.contextmanager
+def no_transaction_can_end(kafka):
+    """The broker finds each line too large that it would write in its log of transactions: it answers UNKNOWN."""
+    limit = "max.message.bytes"
+    topics.configure(kafka.bootstrap_servers, TRANSACTIONS, limit, "1")
+    try:
+        yield
+    finally:
+        topics.configure(kafka.bootstrap_servers, TRANSACTIONS, limit, str(MAX_MESSAGE_BYTES))
+
+
+def test_27_a_damaged_store_is_restored_even_if_its_transaction_cannot_be_aborted(kafka, tmp_path):
+    """The answer to the first fault meets a second one, which asks only for an abort: the wiped store would stay empty."""
+    world = World(kafka, tmp_path, AVERAGE, extra="      batch: {maxWaitMs: 6000}")
+    records = list(readings(16_000, devices=2_000))
+    first, rest = records[:12_000], records[12_000:]
+    world.write(first)
+    damaged = 2
+    keys = {each.key().decode() for each in topics.read(world.bootstrap, world.raw) if each.partition() == damaged}
+    with world.service() as service:
+        until(world.drained, what="the first part processed")
+        assert service.stop() == 0
+        (store,) = (each for each in stores(tmp_path / "enrich-0") if each.name == str(damaged))
+        assert damage_tables_of(store) >= 1
+        service.start()
+        sound = [record for record in rest if record[0] not in keys]
+        world.write(sound[:1_000])
+        until(world.drained, what="a commit, so that the next one is far away")
+        before = topics.ends(world.bootstrap, world.enriched, "read_uncommitted")
+        world.write(sound[1_000:])
+        until(
+            lambda: topics.ends(world.bootstrap, world.enriched, "read_uncommitted") != before,
+            what="records in a transaction that the broker knows",
+        )
+        with no_transaction_can_end(kafka):
+            world.write(record for record in rest if record[0] in keys)
+            until(lambda: "EndTxn abort failed" in service.log(), what="the store was read, and the abort refused")
+        assert "EndTxn commit failed" not in service.log()
+        until(world.drained, what="everything processed")
         assert service.stop() == 0
 
     assert_all_is_right(world, records, tmp_path / "enrich-0")
