@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 import topics
 from authority import Authority
 from confluent_kafka import Producer
+from crashing import breaking
 from pauses import Pauses
 from services import Service, until
 
@@ -121,7 +124,10 @@ class Feeding:
             self._producer.poll(0)
 
 
-def pipeline(kafka, name: str, security: str) -> str:
+SIMULATOR = "simulator: {eventsPerSecond: 200}"
+
+
+def pipeline(name: str, security: str, source: str) -> str:
     return f"""
 apiVersion: forebay.dev/v1alpha1
 kind: Pipeline
@@ -135,7 +141,7 @@ spec:
     - name: devices
       to: {name}-out
       key: {{field: device_id}}
-      source: {{simulator: {{eventsPerSecond: 200}}}}
+      source: {{{source}}}
   processors:
     - name: enrich
       from: {name}-raw
@@ -147,10 +153,10 @@ spec:
 
 
 class World:
-    def __init__(self, kafka, folder: Path, security: str) -> None:
+    def __init__(self, kafka, folder: Path, security: str, source: str = SIMULATOR) -> None:
         self.kafka, self.folder = kafka, folder
         name = topics.unique("p")
-        self.text = pipeline(kafka, name, security)
+        self.text = pipeline(name, security, source)
         self.pipeline = load.parse(self.text, "pipeline.yaml")
         self.stages = {stage.name: stage for stage in self.pipeline.spec.stages}
         self.raw, self.out = f"{name}-raw", f"{name}-out"
@@ -163,9 +169,9 @@ class World:
     def mounted(self, name: str) -> Mounted:
         return Mounted(self.secrets / name)
 
-    def service(self, stage: str) -> Service:
+    def service(self, stage: str, folder: Path | None = None) -> Service:
         kind = type(self.stages[stage]).__name__.lower()
-        return Service(self.folder, self.text, stage, kind, None, FOREBAY_SECRETS=str(self.secrets))
+        return Service(folder or self.folder, self.text, stage, kind, None, FOREBAY_SECRETS=str(self.secrets))
 
     def times_each_came_out(self) -> Counter:
         return Counter(
@@ -232,6 +238,76 @@ def test_a_user_changes_in_place_under_load(kafka, authority, admin, tmp_path, s
         assert not any(password in service.log() for password in (rotating.password, ROOT_PASSWORD))
     if stage == "enrich":
         assert world.times_each_came_out() == Counter(range(sent))
+
+
+def is_frozen(service: Service) -> bool:
+    """Whether the process has stopped itself."""
+    return psutil.Process(service.process.pid).status() == psutil.STATUS_STOPPED
+
+
+BURST, BURSTS, PAUSE_S = 50, 3, 10
+
+
+def positions(world: World) -> list[int]:
+    """How many events the source had sent by each of its commits, in their order."""
+    (stage,) = world.pipeline.spec.producers
+    topic = names.positions_topic(world.pipeline, stage)
+    return [json.loads(each.value())["events"] for each in topics.read(world.kafka.bootstrap_servers, topic)]
+
+
+def test_a_source_that_wakes_up_with_a_new_login_goes_on_where_its_successor_is(kafka, authority, admin, tmp_path):
+    """Making a client of the new login, it fences the successor: what that one has sent would be sent again otherwise.
+
+    The data pauses after each burst. The older process is frozen in the first pause, as its login has just changed.
+    """
+    recorded = tmp_path / "recorded.ndjson"
+    times = [burst * PAUSE_S * 1000 for burst in range(BURSTS) for _ in range(BURST)]
+    readings = [{"device_id": "d", "timestamp": number, "at": at} for number, at in enumerate(times)]
+    recorded.write_text("".join(json.dumps(reading) + "\n" for reading in readings))
+    source = f'file: {{path: "{recorded}", pace: {{field: at}}}}'
+    world = World(kafka, tmp_path, managed(kafka), source)
+    rotating = Rotating(world, admin, authority, "devices")
+    rotating.issue(1)
+    older = breaking(world.service("devices"), ">forebay.kafka.clients:Login.change", 1, signal.SIGSTOP)
+    with older:
+        until(lambda: positions(world) == [BURST], what="the first burst is sent")
+        rotating.issue(2)
+        until(lambda: is_frozen(older), what="it is frozen")
+        with world.service("devices", tmp_path / "successor") as successor:
+            until(lambda: positions(world) == [BURST, 2 * BURST], what="the successor sends the second burst")
+            older.signal(signal.SIGCONT)
+            assert successor.wait() == 1
+            assert '"error": "Fenced"' in successor.log()
+        until(lambda: '"event": "completed"' in older.log(), what="everything is sent")
+        assert positions(world) == [BURST, 2 * BURST, 3 * BURST]
+        assert older.stop() == 0
+    assert world.times_each_came_out() == Counter(range(BURSTS * BURST))
+
+
+def test_a_processor_that_wakes_up_with_a_new_login_takes_nothing_from_its_successor(kafka, authority, admin, tmp_path):
+    """Frozen with records in hand before it makes a client of the new login, it fences the successor that has done them since.
+
+    What it makes of them must not be committed: it is a member of the group no more.
+    """
+    world = World(kafka, tmp_path, managed(kafka))
+    rotating = Rotating(world, admin, authority, "enrich")
+    rotating.issue(1)
+    replacing = "<forebay.kafka.producer:TransactionalProducer.replace"
+    older = breaking(world.service("enrich"), replacing, 1, signal.SIGSTOP)
+    group = names.group_id(world.pipeline, world.stages["enrich"])
+    with older, Feeding(kafka.bootstrap_servers, world.raw) as feeding:
+        until(lambda: older.metric(OUT) > 0, what="records flow")
+        rotating.issue(2)
+        until(lambda: is_frozen(older), what="it is frozen")
+        with world.service("enrich", tmp_path / "successor") as successor:
+            until(lambda: successor.metric(OUT) > 2_000, what="the successor works")
+            older.signal(signal.SIGCONT)
+            assert successor.wait() == 1
+            assert '"error": "Fenced"' in successor.log()
+        sent = feeding.end()
+        until(lambda: topics.lag(kafka.bootstrap_servers, group, world.raw) == 0, what="everything is processed")
+        assert older.stop() == 0
+    assert world.times_each_came_out() == Counter(range(sent))
 
 
 WRONG = {
