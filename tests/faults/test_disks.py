@@ -184,7 +184,7 @@ def no_transaction_can_end(kafka):
 
 def test_27_a_damaged_store_is_restored_even_if_its_transaction_cannot_be_aborted(kafka, tmp_path):
     """The answer to the first fault meets a second one, which asks only for an abort: the wiped store would stay empty."""
-    world = World(kafka, tmp_path, AVERAGE, extra="      batch: {maxWaitMs: 6000}")
+    world = World(kafka, tmp_path, AVERAGE, extra="      batch: {maxWaitMs: 5000}")
     records = list(readings(16_000, devices=2_000))
     first, rest = records[:12_000], records[12_000:]
     world.write(first)

@@ -255,6 +255,16 @@ def test_sigterm_finishes_the_batch_and_leaves_the_group_at_once(kafka, tmp_path
     assert averages_of(world.output()) == expected_averages(list(readings(20_000)))
 
 
+def test_batches_that_wait_long_delay_neither_restore_nor_stop_nor_outlive_a_transaction(kafka, tmp_path):
+    world = World(kafka, tmp_path, AVERAGE, extra="      batch: {maxWaitMs: 60000}")
+    with world.service() as service:
+        until(lambda: service.metric("forebay_assigned_partitions") == 3, what="it has all partitions")
+        until(lambda: service.log().count("state restored") == 3, what="state is restored", deadline_s=5)
+        world.write(readings(3_000))
+        until(world.drained, what="everything processed", deadline_s=12)
+        assert service.stop(5) == 0
+
+
 def test_output_that_the_topic_refuses_becomes_a_dead_letter_and_the_rest_goes_on(kafka, tmp_path):
     """The added field pushes one record in the middle of many beyond the output topic's limit."""
     world = World(kafka, tmp_path, AVERAGE)

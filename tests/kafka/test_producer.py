@@ -227,6 +227,20 @@ def test_killed_again_and_again_it_neither_repeats_nor_skips_an_event(stage):
     every_event_is_there_once(feed.read(), 60_000)
 
 
+def test_batches_that_wait_long_do_not_outlive_a_transaction(stage):
+    feed = stage("patient", simulator(eventsPerSecond=100), batch={"maxWaitMs": 60_000}).create_topics()
+    process = feed.start()
+    feed.wait_for("running")
+
+    deadline = time.monotonic() + 20
+    while len(feed.read(feed.positions)) < 2:
+        assert time.monotonic() < deadline, "two transactions are committed"
+        time.sleep(0.5)
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
 def test_asked_to_stop_it_commits_and_a_restart_continues_there(stage):
     feed = stage(
         "stopped", simulator(eventsPerSecond=10_000, records=15_000), key={"field": "device_id"}

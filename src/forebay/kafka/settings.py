@@ -22,6 +22,9 @@ Secrets = Path | Mapping[str, Mapping[str, str]] | None
 TRANSACTION_TIMEOUT_MS = 15_000
 """The broker aborts a silent transaction after this; it also bounds how long a commit can block."""
 
+LONGEST_OPEN_S = TRANSACTION_TIMEOUT_MS / 1000 / 3
+"""A transaction is committed after this at the latest: the broker waits no longer, and what has piled up is still to be sent."""
+
 MAX_MESSAGE_BYTES = 1_048_588
 """What a topic takes by default (`max.message.bytes`)."""
 

@@ -293,7 +293,7 @@ class Batch(Model):
     max_records: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     """Records taken from Kafka at a time, at most."""
     max_wait_ms: Annotated[int, Field(ge=10, le=60_000)] = 200
-    """A transaction is committed this often."""
+    """A transaction is committed this often; one of Kafka at least every 5 seconds."""
 
 
 class Behaviour(Model):

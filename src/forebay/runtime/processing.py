@@ -41,6 +41,8 @@ log = structlog.get_logger()
 RETRY_S = 0.5
 _RETRY_AT_LEAST_EVERY_S = 8.0
 _COLLECT_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.2
+"""A read that is not full lasts so long: a new assignment, whose state is to be restored, and a stop do not end it."""
 AT_ONCE = 1_000
 """Records read at a time: few enough to be in the processor's cache still when they are decoded and encoded. Measured:
 a seventh less CPU time per record than with 10 000; 400 gain nothing more."""
@@ -101,7 +103,7 @@ class ProcessingLoop:
         self._suspects: dict[int, int] = {}
         """By partition, the offset before which the record stands that the broker refused."""
         self._limit = replica.stage.batch.max_records
-        self._interval_s = replica.stage.batch.max_wait_ms / 1000
+        self._interval_s = min(replica.stage.batch.max_wait_ms / 1000, kafka_settings.LONGEST_OPEN_S)
         self._due = 0.0
         rate = replica.stage.rate_limit
         self._bucket = None if rate is None else TokenBucket(rate, time.monotonic())
@@ -167,7 +169,7 @@ class ProcessingLoop:
         self._look_at_topics()
         self._restore_some()
         now = time.monotonic()
-        wait = 0.01 if self._restorer.partitions else min(self._interval_s, max(0.0, self._due - now))
+        wait = 0.01 if self._restorer.partitions else min(_LOOK_EVERY_S, max(0.0, self._due - now))
         for run in self._reader.read(self._allowed(), wait):
             self._process(run)
         self._producer.serve()
