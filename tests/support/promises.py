@@ -1,7 +1,5 @@
 """How long a stage may take to be at work again after a fault: the times that it promises, in seconds."""
 
-SESSION_S = 10
-"""A member that is silent for so long is expelled from its group."""
 TRANSACTION_S = 15
 """A transaction that nobody ends is aborted by the broker."""
 UNBLOCKED_S = 5
