@@ -236,7 +236,8 @@ def test_deletion_keeps_topics_by_default(running):
 def test_deletion_removes_stages_and_topics_on_request(running):
     running.apply(deletionPolicy="Delete")
     until(lambda: running.pipeline()["metadata"].get("finalizers") == ["forebay.dev/outside"], what="it is held")
-    running.kubectl("delete", "pipeline", "sensors", "--timeout=60s")
+    # a pod whose process does not run yet when it is deleted is killed at the end of its grace period, 75 s
+    running.kubectl("delete", "pipeline", "sensors", "--timeout=90s")
 
     assert running.kafka_topics() == set()
     assert running.names("statefulset,deployment,service,configmap") == set()

@@ -2,6 +2,7 @@
 
 import sys
 
+import forebay.starting  # noqa: F401 - before what takes long to load
 from forebay.kafka.admin import Admin
 from forebay.pipeline import names
 from forebay.pipeline.spec import Processor, Transform

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 
+import forebay.starting  # noqa: F401 - before what takes long to load
 from forebay.errors import Refused
 from forebay.pipeline.spec import Producer
 from forebay.runtime import service, sourcing

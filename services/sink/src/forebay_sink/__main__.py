@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import forebay.starting  # noqa: F401 - before what takes long to load
 from forebay.errors import Refused
 from forebay.pipeline import fields
 from forebay.pipeline.spec import Sink
