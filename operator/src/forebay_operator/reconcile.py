@@ -42,8 +42,8 @@ _SOON_S = 0.2
 class Parsed:
     """A Pipeline object read into the models, or what is wrong with it."""
 
-    version: tuple[str, int]
-    """uid and generation"""
+    version: tuple[str, bytes]
+    """uid and digest of the spec"""
     pipeline: Pipeline | None
     problems: tuple[str, ...]
     claim: Claimant | None
@@ -117,7 +117,7 @@ class Reconciler:
         if "deletionTimestamp" in body["metadata"]:
             return await self._see_off(key, body, parsed.pipeline, memory)
         if parsed.pipeline is None:
-            await self._tell(key, body, reporting.invalid(parsed.version[1], parsed.problems), memory)
+            await self._tell(key, body, reporting.invalid(body["metadata"]["generation"], parsed.problems), memory)
             return self._resync_s
         return await self._look_after(key, body, parsed.pipeline, memory)
 
@@ -234,7 +234,7 @@ class Reconciler:
                 assert body is not None  # noqa: S101 - it was named a moment ago
                 if parsed is None and (since := reporting.upgraded_at(body.get("status", {}))) is not None:
                     self._upgrades.recalled(key, since)
-                parsed = self._parsed[key] = _parsed(body)
+                parsed = self._parsed[key] = _parsed(body, version)
                 self._claimants.pop(key, None)
             if parsed.claim is not None and parsed.pipeline is not None:
                 cluster = self._sources.connections.cluster_of(parsed.pipeline.spec.kafka)
@@ -266,9 +266,8 @@ class Reconciler:
         metrics.PIPELINES.labels("false").set(len(self._ready) - ready)
 
 
-def _parsed(body: Mapping[str, Any]) -> Parsed:
+def _parsed(body: Mapping[str, Any], version: tuple[str, bytes]) -> Parsed:
     metadata = body["metadata"]
-    version = (metadata["uid"], metadata["generation"])
     try:
         pipeline = load_object(
             {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec") if name in body}

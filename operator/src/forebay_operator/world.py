@@ -84,7 +84,7 @@ class World:
         """By the Pipeline that Secrets go away with, their names."""
         self._pipelines: dict[Key, bytes] = {}
         self._versions: dict[Key, int] = {}
-        self._generations: dict[Key, tuple[str, int]] = {}
+        self._specs: dict[Key, tuple[str, bytes]] = {}
         self._salt = os.urandom(16)
 
     def see(self, kind: str, body: Mapping[str, Any]) -> None:
@@ -98,7 +98,8 @@ class World:
         if kind == "Pipeline":
             if version >= self._versions.get((namespace, name), 0):
                 self._versions[namespace, name] = version
-                self._generations[namespace, name] = (metadata["uid"], metadata.get("generation", 0))
+                spec = msgspec.json.encode(body.get("spec"))
+                self._specs[namespace, name] = (metadata["uid"], hashlib.sha256(spec).digest())
                 self._pipelines[namespace, name] = _encoded(kind, body)
             return
         owner = metadata.get("labels", {}).get(PIPELINE_LABEL)
@@ -135,7 +136,7 @@ class World:
         elif kind == "Pipeline":
             self._pipelines.pop((namespace, name), None)
             self._versions.pop((namespace, name), None)
-            self._generations.pop((namespace, name), None)
+            self._specs.pop((namespace, name), None)
         elif (known := self._bodies.pop((kind, namespace, name), None)) is not None:
             members = self._members[known[2]]
             members.discard((kind, namespace, name))
@@ -173,9 +174,12 @@ class World:
         encoded = self._pipelines.get(key)
         return msgspec.json.decode(encoded) if encoded is not None else None
 
-    def pipelines(self) -> dict[Key, tuple[str, int]]:
-        """All Pipelines, with uid and generation: where those are the same, so is the spec."""
-        return dict(self._generations)
+    def pipelines(self) -> dict[Key, tuple[str, bytes]]:
+        """All Pipelines, with uid and a digest of the spec.
+
+        The generation would not do: of the same one, a definition that was replaced shows more fields or fewer.
+        """
+        return dict(self._specs)
 
     def members(self, key: Key, kinds: Container[str] | None = None) -> Iterator[dict[str, Any]]:
         """What carries the Pipeline's label, of these kinds or all: workloads, pods and the rest."""

@@ -158,3 +158,16 @@ def test_secrets_are_no_objects_that_could_be_pruned():
     world.see("Secret", secret)
 
     assert members(world) == []
+
+
+def test_a_spec_is_another_one_when_its_content_is():
+    """Of the same generation, too: the definition decides which fields are shown. A status changes nothing about it."""
+    world = World()
+    versions = []
+    for number, change in enumerate(({"spec": {}}, {"spec": {}, "status": {"lag": "1"}}, {"spec": {"topics": []}})):
+        seen = body(version=number, **change)
+        seen["metadata"] |= {"uid": "1", "generation": 3}
+        world.see("Pipeline", seen)
+        versions.append(world.pipelines()[KEY])
+
+    assert versions[0] == versions[1] != versions[2]
