@@ -22,7 +22,8 @@ from forebay.planning.following import Answers
 from forebay.planning.groups import Partition
 from forebay.planning.reporting import Figure
 from forebay.planning.scaling import Decision, History, Lasting, Situation
-from forebay.planning.scaling.decisions import LOOK_S, LOOK_SOON_S
+from forebay.planning.scaling.decisions import LOOK_SOON_S
+from forebay.planning.scaling.observation import LOOK_S
 from forebay_operator import metrics
 from forebay_operator.connections import Connection, Connections
 from forebay_operator.pending import Pending

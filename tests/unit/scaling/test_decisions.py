@@ -26,7 +26,8 @@ from forebay.planning.scaling import (
     step,
     stored,
 )
-from forebay.planning.scaling.decisions import LOOK_S, LOOK_SOON_S, MAX_DECISIONS
+from forebay.planning.scaling.decisions import LOOK_SOON_S, MAX_DECISIONS
+from forebay.planning.scaling.observation import LOOK_S
 
 POLICY = ScalingPolicy(max_replicas=4, freshness_seconds=10, behaviour=Behaviour(scale_in_after_seconds=60))
 

@@ -11,15 +11,13 @@ import msgspec
 
 from forebay.planning.scaling import measuring, rules
 from forebay.planning.scaling.measuring import Memory
-from forebay.planning.scaling.observation import Observation
+from forebay.planning.scaling.observation import LOOK_S, Observation
 from forebay.planning.scaling.policy import ScalingPolicy
 from forebay.planning.scaling.rules import Reason, Verdict
 
 MAX_DECISIONS = 256
-LOOK_S = 5.0
-"""Between two looks at a stage where nothing happens."""
 LOOK_SOON_S = 2.0
-"""And where something begins: a second look tells a jump from the part of it that fell into the first."""
+"""Between two looks where something begins: a second look tells a jump from the part of it that fell into the first."""
 LONG_HOLD_S = 300.0
 """A verdict that keeps replicas from changing for longer becomes a condition."""
 ALL_IS_WELL = frozenset({Reason.KEEPING_UP, Reason.IDLE_AT_ZERO})

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from forebay.planning.scaling import ends, lag
 from forebay.planning.scaling.ends import Row, Table
 from forebay.planning.scaling.lag import Effective
-from forebay.planning.scaling.observation import GroupState, Observation
+from forebay.planning.scaling.observation import LOOK_S, GroupState, Observation
 from forebay.planning.scaling.policy import ScalingPolicy
 from forebay.planning.scaling.situation import Ineffective, Peak, Situation, StuckPartition
 
@@ -41,7 +41,6 @@ EFFECT_FORGOTTEN_S = 900.0
 QUIET_TIMES = (1.0, 1.5, 2.0, 3.0, 5.0)
 """Multiples of the policy's: what a costly rescale may have to wait for."""
 MAX_RATES = 2048
-DEFAULT_POLL_S = 5.0
 
 
 class Lasting(NamedTuple):
@@ -400,7 +399,7 @@ def _situation(
         unowned=tuple(number for number, owner in enumerate(owners) if owner is None) if any(owners) else (),
         ineffective=memory.ineffective,
         downstream=seen.downstream,
-        poll_s=progress.seconds if progress else DEFAULT_POLL_S,
+        poll_s=progress.seconds if progress else LOOK_S,
     )
 
 

@@ -5,6 +5,9 @@ from enum import StrEnum
 
 from forebay.planning.scaling.lag import PartitionOffsets, Start
 
+LOOK_S = 5.0
+"""Between two looks at a stage where nothing happens."""
+
 
 class GroupState(StrEnum):
     """A consumer group, as far as it matters here."""

@@ -12,7 +12,7 @@ from forebay.planning.scaling import (
     look_again_s,
     step,
 )
-from forebay.planning.scaling.decisions import LOOK_S
+from forebay.planning.scaling.observation import LOOK_S
 from forebay_cli.simulate.world import NOBODY, Arrivals, Look, Setting
 
 
