@@ -28,7 +28,11 @@ class Stage:
         self.done = [0.0] * len(self.done)
 
     def look(self, *, after_s, arrive, per_replica, group=None, lost=(), **more):
-        """Let time pass with these records per second, then look."""
+        """Let time pass with these records per second, then look.
+
+        `per_replica`: what each can do, or one of all.
+        """
+        able = per_replica if isinstance(per_replica, list) else [per_replica] * self.ready
         self.now += after_s
         for partition in range(len(self.ends)):
             self.ends[partition] += arrive * after_s / len(self.ends)
@@ -37,7 +41,7 @@ class Stage:
                 each for each in range(len(self.ends)) if each % self.ready == replica and each not in self._hanging
             ]
             waiting = sum(self.ends[each] - self.done[each] for each in held)
-            share = min(1.0, per_replica * after_s / waiting) if waiting else 0.0
+            share = min(1.0, able[replica] * after_s / waiting) if waiting else 0.0
             for each in held:
                 self.done[each] += share * (self.ends[each] - self.done[each])
         return Observation(

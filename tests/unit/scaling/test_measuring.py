@@ -4,7 +4,7 @@ import pytest
 from scaling_stage import Stage
 
 from forebay.planning.scaling import GroupState, Memory, ScalingPolicy, measuring
-from forebay.planning.scaling.measuring import QUIET_TIMES, Rates, expected, peaks
+from forebay.planning.scaling.measuring import Rates, expected, peaks
 from forebay.planning.scaling.situation import Peak
 
 POLICY = ScalingPolicy(max_replicas=12)
@@ -173,22 +173,58 @@ def test_a_jump_is_taken_to_have_happened_half_way_between_two_looks():
 def test_a_steady_rise_goes_on():
     rising = Rates((0, 5, 10, 15, 20), (100, 110, 120, 130, 140))
 
-    assert expected(rising, 30) == 140 + 2 * 30
-    assert expected(Rates(rising.times, (100, 110, 105, 130, 140)), 30) == 140
+    assert expected(rising, 15) == 140 + 2 * 15
+    assert expected(Rates(rising.times, (100, 110, 105, 130, 140)), 15) == 140
+
+
+def test_a_rise_is_believed_for_as_long_as_it_has_been_seen():
+    assert expected(Rates((0, 2, 4, 6, 8), (100, 110, 120, 130, 140)), 40) == 140 + 5 * 8
 
 
 def test_peaks_are_known_only_for_times_that_were_watched():
     rates = Rates(tuple(range(0, 205, 5)), (900.0, *[100.0] * 30, *[50.0] * 10))
 
-    assert peaks(rates, 100, 200.0) == (Peak(100 * QUIET_TIMES[0], 100.0), Peak(100 * QUIET_TIMES[1], 100.0))
-    assert peaks(rates, 300, 200.0) == ()
+    assert peaks(rates, 100, 200.0, 10.0) == (Peak(100.0, 100.0, 1600 / 21), Peak(150.0, 100.0, 2600 / 31))
+    assert peaks(rates, 300, 200.0, 10.0) == ()
+
+
+def test_a_peak_counts_as_it_is_on_average_over_as_long_as_the_promise():
+    rates = Rates(tuple(range(0, 205, 5)), (*[100.0] * 30, 200.0, *[100.0] * 10))
+
+    assert [peak.rate for peak in peaks(rates, 100, 200.0, 5.0)] == [200.0, 200.0]
+    assert [peak.rate for peak in peaks(rates, 100, 200.0, 20.0)] == [125.0, 125.0]
+
+
+def test_the_highest_rate_of_the_last_quarter_of_an_hour_is_recalled():
+    stage = Stage(partitions=2, replicas=1)
+    loads = [100] * 2 + [900] + [400] * 60 + [50] * 120
+
+    found = [
+        each.recalled_rate
+        for each in situations(stage, [stage.look(after_s=5, arrive=load, per_replica=1000) for load in loads])
+    ]
+
+    assert found[2] == found[2 + 179] == 900
+    assert found[2 + 180] == 400
+    assert len(found) == 183
+
+
+def test_the_slowest_replica_alone_does_not_say_what_one_can_do():
+    stage = Stage(partitions=4, replicas=4)
+
+    found = last(stage, [stage.look(after_s=5, arrive=1600, per_replica=[300, 500, 500, 500]) for _ in range(6)])
+
+    assert found.capacity_is_measured
+    assert found.capacity == pytest.approx(375, rel=0.02)
 
 
 def test_memory_is_bounded():
     stage = Stage(partitions=2, replicas=1)
     memory = Memory()
-    for _ in range(3000):
-        memory, _ = measuring.measure(memory, stage.look(after_s=5, arrive=100, per_replica=90), POLICY)
+    for number in range(3000):
+        look = stage.look(after_s=5, arrive=4000 - number, per_replica=90)  # each rate is the highest of those after it
+        memory, _ = measuring.measure(memory, look, POLICY)
 
     assert len(memory.table) <= 512
+    assert len(memory.highs) <= 16
     assert len(memory.rates.times) <= 130

@@ -33,7 +33,7 @@ HEALTHY = Situation(
     since_change_s=1000.0,
 )
 SLOW = replace(HEALTHY, lag=9000, behind_s=4.0, rate=4000.0, expected_rate=4000.0, lagging_owners=((0, 2), (1, 3)))
-CALM = replace(HEALTHY, rate=200.0, expected_rate=200.0, peaks=(Peak(120.0, 250.0), Peak(180.0, 260.0)))
+CALM = replace(HEALTHY, rate=200.0, expected_rate=200.0, peaks=(Peak(120.0, 250.0, 200.0), Peak(180.0, 260.0, 200.0)))
 
 
 def verdict(situation, policy=POLICY):
@@ -228,16 +228,44 @@ def test_all_replicas_that_are_too_many_go_in_one_change():
         {"peaks": ()},  # not watched for long enough
         {"since_change_s": 60.0},
         {"behind_s": 6.0},
-        {"peaks": (Peak(120.0, 1100.0),)},  # it was needed a minute ago
-        {"peaks": (Peak(120.0, 250.0),), "scale_in_s": 8.0},  # such a pause pays back after 160 s
-        {
-            "peaks": (Peak(120.0, 250.0), Peak(180.0, 260.0)),
-            "scale_in_s": 11.0,
-        },  # and this one breaks the promise by itself
+        {"peaks": (Peak(120.0, 1100.0, 200.0),)},  # it was needed a minute ago
+        {"peaks": (Peak(120.0, 850.0, 810.0),)},  # it would do, without any reserve
+        {"expected_rate": 810.0},  # it would do just now, without any reserve
+        {"recalled_rate": 3000.0},  # it may be needed in a minute
+        {"peaks": (Peak(120.0, 250.0, 200.0),), "scale_in_s": 8.0},  # such a pause pays back after 160 s
+        {"scale_in_s": 11.0},  # and this one breaks the promise by itself
     ],
 )
 def test_replicas_stay_without_evidence(change):
     assert verdict(replace(CALM, **change)) == (2, Reason.KEEPING_UP)
+
+
+def test_none_go_while_the_quiet_time_asks_for_more_than_what_arrives_now():
+    burst = replace(CALM, replicas=12, ready=12, busiest_share=1 / 12, peaks=(Peak(120.0, 3000.0, 1500.0),))
+
+    assert verdict(burst) == (12, Reason.KEEPING_UP)
+    assert verdict(replace(burst, expected_rate=3000.0)) == (4, Reason.LOAD_FELL)
+
+
+def test_a_peak_takes_replicas_without_the_reserve_that_the_mean_leaves():
+    sways = replace(CALM, peaks=(Peak(120.0, 950.0, 790.0),))
+
+    assert verdict(sways) == (1, Reason.LOAD_FELL)
+
+
+def test_as_many_replicas_stay_as_bridge_the_time_until_others_answer_a_load_that_was_there_lately():
+    burst = replace(CALM, replicas=12, ready=12, busiest_share=1 / 12, recalled_rate=6000.0)  # answered after 12.5 s
+
+    assert verdict(burst) == (3, Reason.LOAD_FELL)
+    assert verdict(replace(burst, scale_out_s=2.0)) == (1, Reason.LOAD_FELL)
+    assert verdict(replace(burst, scale_out_s=60.0)) == (6, Reason.LOAD_FELL)
+
+
+def test_what_replicas_stay_for_is_said():
+    decided = decide(replace(CALM, recalled_rate=3000.0), POLICY)
+
+    assert (decided.replicas, decided.reason) == (2, Reason.KEEPING_UP)
+    assert "the 3000 records/s of the last quarter of an hour" in decided.sentence
 
 
 def test_a_stage_that_was_never_busy_is_tried_with_fewer_one_step_at_a_time():
@@ -248,11 +276,11 @@ def test_a_stage_that_was_never_busy_is_tried_with_fewer_one_step_at_a_time():
         busiest_share=1 / 6,
         capacity=40.0,
         capacity_is_measured=False,
-        peaks=(Peak(600.0, 260.0),),
+        peaks=(Peak(600.0, 260.0, 250.0),),
     )
 
     assert verdict(unknown) == (4, Reason.TRYING_FEWER)
-    assert verdict(replace(unknown, peaks=(Peak(240.0, 260.0),))) == (6, Reason.KEEPING_UP)
+    assert verdict(replace(unknown, peaks=(Peak(240.0, 260.0, 250.0),))) == (6, Reason.KEEPING_UP)
     assert verdict(replace(unknown, capacity_is_measured=True)) == (6, Reason.KEEPING_UP)
 
 
@@ -293,7 +321,8 @@ def situations(draw):
         behind_s=draw(st.floats(0, 1e6)),
         rate=draw(RATES),
         expected_rate=draw(RATES),
-        peaks=draw(st.sampled_from([(), (Peak(120.0, 1.0),), (Peak(120.0, 1.0), Peak(600.0, 1e5))])),
+        recalled_rate=draw(RATES),
+        peaks=draw(st.sampled_from([(), (Peak(120.0, 1.0, 1.0),), (Peak(120.0, 1.0, 1.0), Peak(600.0, 1e5, 1e4))])),
         shares=shares,
         busiest_share=draw(st.one_of(st.none(), st.floats(0, 1))),
         lagging_owners=draw(st.sampled_from([(), ((0,),)])),

@@ -7,8 +7,9 @@ Everything that is remembered is bounded, and `Memory` minus its tables is what 
 """
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -41,6 +42,10 @@ EFFECT_FORGOTTEN_S = 900.0
 QUIET_TIMES = (1.0, 1.5, 2.0, 3.0, 5.0)
 """Multiples of the policy's: what a costly rescale may have to wait for."""
 MAX_RATES = 2048
+RECALLED_S = 900.0
+"""A load that was there within a quarter of an hour may be back at once. Simulated: half an hour costs more replicas and saves
+next to no second."""
+RECALLED_EVERY_S = 60.0
 
 
 class Lasting(NamedTuple):
@@ -101,6 +106,8 @@ class Memory(NamedTuple):
     """By partition, smoothed."""
     rates: Rates = Rates()
     """What the trend and the quiet time are read from."""
+    highs: tuple[tuple[float, float], ...] = ()
+    """(when, records per second): rates of the last quarter of an hour that none since has reached."""
     fastest_before: float = 0.0
     """What the fastest replica did between the two observations before the last."""
     throughput: float | None = None
@@ -228,7 +235,14 @@ def _with_arrivals(
     rates = memory.rates.extended(now, sum(progress.arrived), keep_s=keep_s)
     is_idle = not any(progress.arrived) and not any(each.lag for each in left)
     idle_since = (memory.idle_since if memory.idle_since is not None else now) if is_idle else None
-    return memory._replace(arrivals=arrivals, rates=rates, idle_since=idle_since)
+    highs = _with_high(memory.highs, now, rates.values[-1])
+    return memory._replace(arrivals=arrivals, rates=rates, highs=highs, idle_since=idle_since)
+
+
+def _with_high(highs: tuple[tuple[float, float], ...], now: float, rate: float) -> tuple[tuple[float, float], ...]:
+    """With one more rate; of those that fall, one a minute."""
+    kept = tuple(high for high in highs if high[0] > now - RECALLED_S and high[1] > rate)
+    return kept if kept and kept[-1][0] > now - RECALLED_EVERY_S else (*kept, (now, rate))
 
 
 def _by_owner(owners: Sequence[str | None]) -> Iterator[tuple[int, ...]]:
@@ -266,7 +280,10 @@ def _with_capacity(memory: Memory, samples: tuple[tuple[float, bool], ...]) -> M
     capacity = memory.lasting.capacity
     saturated = [rate for rate, is_saturated in samples if is_saturated]
     if saturated:
-        sample = sum(saturated) / len(saturated)
+        busy = sum(saturated) / len(saturated)
+        # the slowest is busy first, alone, and is not what one replica can do: who keeps up with more counts, too
+        able = [rate for rate, is_saturated in samples if is_saturated or rate > busy]
+        sample = sum(able) / len(able)
         capacity = sample if capacity is None else capacity + CAPACITY_WEIGHT * (sample - capacity)
     now = max(rate for rate, _ in samples)
     fastest = max(memory.lasting.fastest, now)
@@ -321,7 +338,8 @@ def expected(rates: Rates, ahead_s: float) -> float:
     """The arrivals to provide for: at least the last rate.
 
     A jump happened somewhere between two polls, half-way on average, so the new rate is as far above what was measured as
-    that is above the one before. A steady rise goes on for `ahead_s`.
+    that is above the one before. A steady rise goes on for `ahead_s`, but for no longer than it has been seen: to a few looks
+    close together noise looks like a rise.
     """
     times, values = rates.times[-RISES - 1 :], rates.values[-RISES - 1 :]
     if not values:
@@ -332,18 +350,33 @@ def expected(rates: Rates, ahead_s: float) -> float:
     if len(values) > RISES:
         steps = [(values[n + 1] - values[n]) / (times[n + 1] - times[n]) for n in range(RISES)]
         if min(steps) > 0:
-            return min(2 * last, last + median(steps) * ahead_s)
+            return min(2 * last, last + median(steps) * min(ahead_s, times[-1] - times[0]))
     return last
 
 
-def peaks(rates: Rates, quiet_s: float, now: float) -> tuple[Peak, ...]:
-    """The highest rate within each quiet time that has been observed from its beginning."""
+def peaks(rates: Rates, quiet_s: float, now: float, bridged_s: float) -> tuple[Peak, ...]:
+    """What arrived within each quiet time that has been observed from its beginning.
+
+    Args:
+        rates: the arrivals, the last of them now.
+        quiet_s: the shortest quiet time.
+        now: its end.
+        bridged_s: a rate counts as it is on average over so long.
+    """
+    times = rates.times
+    pieces = (rate * (end - begin) for rate, (begin, end) in zip(rates.values[1:], pairwise(times), strict=True))
+    arrived = list(accumulate(pieces, initial=0.0))
+    lasting = [0.0]
+    for place in range(1, len(times)):
+        since = max(0, bisect_right(times, times[place] - bridged_s) - 1)
+        lasting.append((arrived[place] - arrived[since]) / (times[place] - times[since]))
     found = []
-    for times in QUIET_TIMES:
-        first = bisect_left(rates.times, now - times * quiet_s)
+    for multiple in QUIET_TIMES:
+        first = bisect_left(times, now - multiple * quiet_s)
         if first == 0:  # nothing was seen before it
             break
-        found.append(Peak(times * quiet_s, max(rates.values[first:], default=0.0)))
+        mean = (arrived[-1] - arrived[first - 1]) / (times[-1] - times[first - 1])
+        found.append(Peak(multiple * quiet_s, max(lasting[first:]), mean))
     return tuple(found)
 
 
@@ -372,6 +405,7 @@ def _situation(
     ahead = lasting.scale_out_s + LOOK_AHEAD_S
     rate = memory.rates.values[-1] if memory.rates.values else 0.0
     changed_at = lasting.changed_at
+    quiet_s = policy.behaviour.scale_in_after_seconds
     return Situation(
         now=now,
         replicas=seen.replicas,
@@ -385,7 +419,8 @@ def _situation(
         behind_is_at_least=age.is_at_least,
         rate=rate,
         expected_rate=expected(memory.rates, ahead),
-        peaks=peaks(memory.rates, policy.behaviour.scale_in_after_seconds, now),
+        recalled_rate=max((high for _, high in memory.highs), default=0.0),
+        peaks=peaks(memory.rates, quiet_s, now, min(policy.freshness_seconds, quiet_s)),
         shares=shares,
         busiest_share=max((sum(shares[number] for number in each) for each in held), default=None),
         lagging_owners=tuple(each for each in held if _lags(each, left, hanging, progress)),

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forebay.planning.scaling import sizing
-from forebay.planning.scaling.observation import GroupState
+from forebay.planning.scaling.observation import LOOK_S, GroupState
 from forebay.planning.scaling.policy import ScalingPolicy
-from forebay.planning.scaling.situation import Situation
+from forebay.planning.scaling.situation import Peak, Situation
 
 ALERT = 0.7
 """Replicas are added when `behind` would reach this part of the promise before they work; the rest is for noise."""
 LOAD_OUT = 0.85
 """The load that replicas are added for: at most this on the busiest one."""
 LOAD_IN = 0.8
-"""The load that is left on the busiest replica after a scale-in, at the peak of the quiet time."""
+"""The load that is left on the busiest replica after a scale-in, at the mean of the quiet time. Its peaks may take the rest."""
 PAYS_BACK = 10.0
 """A scale-in saves so many times the work that its rebalance costs, if the quiet lasts as long again as it has lasted."""
 TRY_FEWER_AFTER = 3.0
@@ -250,18 +250,27 @@ def falling_behind(now: Situation, policy: ScalingPolicy) -> Verdict | None:
 
 
 def load_fell(now: Situation, policy: ScalingPolicy) -> Verdict | None:
-    """Fewer replicas would have been enough for the whole quiet time: all that are too many go, in one change."""
+    """As few replicas as are enough now would have been for the whole quiet time: all that are too many go, in one change."""
     if now.capacity <= 0 or not _is_quiet(now, policy):
         return None
-    for count in _fewer(now, policy):
-        patience = _patience(now, policy, count)
-        peak = next((peak for peak in now.peaks if peak.seconds >= patience), None)
-        if peak is not None and _load(now, count, peak.rate) <= LOAD_IN:
-            sentence = (
-                f"at most {peak.rate:.0f} records/s for {peak.seconds:.0f} s: {_replicas(count)} of {now.capacity:.0f} "
-                f"records/s {'is' if count == 1 else 'are'} enough"
-            )
-            return Verdict(count, Reason.LOAD_FELL, sentence, now)
+    fewer = [count for count in _fewer(now, policy) if _load(now, count, now.expected_rate) <= LOAD_IN]
+    fewest = next((count for count in fewer if _bridges_a_return(now, policy, count)), None)
+    if fewest is not None:
+        quiet = _quiet_time(now, policy, fewest)
+        if quiet is None or not _is_enough(now, fewest, quiet):
+            return None  # part of them now and the rest a little later would be two rebalances
+        sentence = (
+            f"at most {quiet.rate:.0f} records/s for {quiet.seconds:.0f} s: {_replicas(fewest)} of {now.capacity:.0f} records/s "
+            f"{'is' if fewest == 1 else 'are'} enough"
+        )
+        return Verdict(fewest, Reason.LOAD_FELL, sentence, now)
+    if fewer:
+        return _hold(
+            now,
+            Reason.KEEPING_UP,
+            f"{_replicas(now.replicas)} at {now.rate:.0f} records/s: fewer would not keep {policy.freshness_seconds:g} s, should "
+            f"the {now.recalled_rate:.0f} records/s of the last quarter of an hour come back",
+        )
     return None
 
 
@@ -272,7 +281,7 @@ def try_fewer(now: Situation, policy: ScalingPolicy) -> Verdict | None:
         return None
     if not now.peaks or now.peaks[-1].seconds < TRY_FEWER_AFTER * policy.behaviour.scale_in_after_seconds:
         return None
-    if any(_load(now, count, now.peaks[0].rate) <= LOAD_IN for count in fewer):
+    if any(_is_enough(now, count, now.peaks[0]) for count in fewer):
         return None  # what was seen is enough to know soon
     return Verdict(
         fewer[-1], Reason.TRYING_FEWER, f"{_replicas(now.replicas)} have never been busy: trying {fewer[-1]}", now
@@ -394,6 +403,26 @@ def _patience(now: Situation, policy: ScalingPolicy, fewer: int) -> float:
     pays_back = PAYS_BACK * now.scale_in_s * now.replicas / (now.replicas - fewer)
     breaks = now.behind_s + now.scale_in_s > policy.freshness_seconds
     return max(policy.behaviour.scale_in_after_seconds, pays_back) * (5.0 if breaks else 1.0)
+
+
+def _quiet_time(now: Situation, policy: ScalingPolicy, fewer: int) -> Peak | None:
+    """What arrived within the time that must have been quiet; None while it has not been watched for so long."""
+    patience = _patience(now, policy, fewer)
+    return next((peak for peak in now.peaks if peak.seconds >= patience), None)
+
+
+def _is_enough(now: Situation, fewer: int, quiet: Peak) -> bool:
+    """Whether fewer replicas carry the mean of such a time with a reserve, and its peak without one."""
+    return _load(now, fewer, quiet.mean) <= LOAD_IN and _load(now, fewer, quiet.rate) <= 1
+
+
+def _bridges_a_return(now: Situation, policy: ScalingPolicy, fewer: int) -> bool:
+    """Whether the promise is kept until more replicas work, should a load that was there lately be back at once.
+
+    It comes half-way between two looks, on average.
+    """
+    reaction = LOOK_S / 2 + now.scale_out_s
+    return _drift(now, fewer, now.recalled_rate) * reaction <= ALERT * policy.freshness_seconds
 
 
 def _partitions(numbers: tuple[int, ...]) -> str:

@@ -25,10 +25,12 @@ class Ineffective(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """The highest rate within the last `seconds`, all of which were observed."""
+    """What arrived within the last `seconds`, all of which were observed."""
 
     seconds: float
     rate: float
+    """The highest that lasted for as long as the promise: what is shorter, the promise bridges."""
+    mean: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,8 @@ class Situation:
     """Arrivals between the last two observations."""
     expected_rate: float = 0.0
     """Arrivals as they will be when a change has taken effect: at least `rate`."""
+    recalled_rate: float = 0.0
+    """The highest of the last quarter of an hour."""
     peaks: tuple[Peak, ...] = ()
     """The most that arrived within the last seconds, for the quiet times that a scale-in may wait for."""
     shares: tuple[float, ...] = ()
