@@ -49,6 +49,16 @@ def test_nothing_is_measured_while_the_group_rebalances():
     assert not last(stage, looks).capacity_is_measured
 
 
+def test_a_trickle_says_nothing_of_the_capacity():
+    stage = Stage(partitions=4, replicas=1)
+    on_their_way = stage.look(after_s=2, arrive=2, per_replica=0)
+    looks = [on_their_way] + [stage.look(after_s=2, arrive=2, per_replica=2) for _ in range(8)]
+    found = last(stage, looks)
+
+    assert found.lag > found.rate == 2
+    assert not found.capacity_is_measured
+
+
 def test_a_partition_that_hangs_does_not_spoil_the_capacity_of_its_owner():
     stage = Stage(partitions=4, replicas=2)
     stage.hang(0)

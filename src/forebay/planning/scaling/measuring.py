@@ -270,7 +270,8 @@ def _samples(
         least = min(
             sum(progress.before[partition] for partition in moving), sum(left[partition].lag for partition in moving)
         )
-        samples.append((rate, rate > 0 and least > SATURATED_S * rate))
+        in_flight = SATURATED_S * rate + len(moving)  # a trickle always has a record of each partition on its way
+        samples.append((rate, rate > 0 and least > in_flight))
     return tuple(samples)
 
 
