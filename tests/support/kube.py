@@ -113,8 +113,13 @@ class Forward:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self._local_port)) == 0
 
+    def renew(self) -> int:
+        """Find the pod that there is now, on the same local port. By itself kubectl notices a lost pod only when used."""
+        self.end()
+        return self.port
+
     def end(self) -> None:
-        """Let go of the pod; `port` finds the one that there is then. By itself kubectl notices a lost pod only when used."""
+        """Let go of the pod."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()

@@ -41,9 +41,9 @@ class Surroundings:
         return objects
 
     def reconnect(self) -> None:
-        """A pod was replaced."""
+        """A pod was replaced, and the new one is ready: clients that run go on at the same addresses."""
         for forward in (self._kafka, self._postgres):
-            forward.end()
+            forward.renew()
 
     @property
     def bootstrap(self) -> str:
