@@ -2,9 +2,13 @@
 
 import time
 import uuid
+from collections.abc import Callable
+from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+
+T = TypeVar("T")
 
 
 def unique(name: str) -> str:
@@ -98,7 +102,7 @@ def ends(bootstrap: str, topic: str, isolation: str) -> dict[int, int]:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "isolation.level": isolation})
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        return {each: consumer.get_watermark_offsets(TopicPartition(topic, each), timeout=10)[1] for each in partitions}
+        return {each: _watermarks(consumer, TopicPartition(topic, each))[1] for each in partitions}
     finally:
         consumer.close()
 
@@ -107,22 +111,28 @@ def lag(bootstrap: str, group: str, topic: str) -> int:
     """How far the group's committed offsets are behind the ends that committed readers see."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_committed"})
     try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = [TopicPartition(topic, each) for each in numbers]
         total = 0
-        for committed in _committed(consumer, [TopicPartition(topic, each) for each in partitions]):
-            low, high = consumer.get_watermark_offsets(committed, timeout=10)
+        for committed in _answer(lambda: consumer.committed(partitions, timeout=10)):
+            low, high = _watermarks(consumer, committed)
             total += high - (committed.offset if committed.offset >= 0 else low)
         return total
     finally:
         consumer.close()
 
 
-def _committed(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
-    """Committed offsets; asked again while the group's coordinator is being found."""
+def _watermarks(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """First offset and end of a partition."""
+    return _answer(lambda: consumer.get_watermark_offsets(partition, timeout=10))
+
+
+def _answer(ask: Callable[[], T]) -> T:
+    """What Kafka says; asked again while leaders or a coordinator are being found, as after a topic was made."""
     end = time.monotonic() + 30
     while True:
         try:
-            return consumer.committed(partitions, timeout=10)
+            return ask()
         except KafkaException:
             if time.monotonic() > end:
                 raise
