@@ -5,7 +5,6 @@ import os
 import signal
 import time
 
-import psutil
 import pytest
 from crashing import breaking
 from load import Load, expel, members, until_every_partition_progresses
@@ -19,11 +18,6 @@ BEFORE_OFFSETS = "<forebay.kafka.producer:TransactionalProducer.send_offsets"
 BEFORE_COMMIT = "<forebay.kafka.producer:TransactionalProducer.commit"
 
 
-def is_frozen(service) -> bool:
-    """Whether the process has stopped itself."""
-    return psutil.Process(service.process.pid).status() == psutil.STATUS_STOPPED
-
-
 def has_let_go(service) -> bool:
     """Whether it was told that its partitions are gone: as lost, or after an abort has moved positions, as revoked."""
     return "partitions lost" in service.log() or '"owned": 0, "event": "partitions revoked"' in service.log()
@@ -33,7 +27,7 @@ def test_5_a_processor_that_slept_through_session_and_transaction_is_fenced_and_
     world = World(kafka, tmp_path, AVERAGE, partitions=2)
     with breaking(world.service(0), BEFORE_COMMIT, 5, signal.SIGSTOP) as zombie, world.service(1) as successor:
         with Load(world) as load:
-            until(lambda: is_frozen(zombie), what="the first is frozen in an open transaction")
+            until(zombie.is_frozen, what="the first is frozen in an open transaction")
             frozen = time.monotonic()
             until(
                 lambda: successor.metric("forebay_assigned_partitions") == 2,
@@ -81,7 +75,7 @@ def test_12_partitions_that_move_on_between_consume_and_commit(kafka, tmp_path, 
         until(lambda: successor.metric("forebay_assigned_partitions") == 2, what="one has both partitions")
         former = members(world)
         with breaking(world.service(0), point, 5, signal.SIGSTOP) as sleeper:
-            until(lambda: is_frozen(sleeper), what="the other one is frozen in an open transaction")
+            until(sleeper.is_frozen, what="the other one is frozen in an open transaction")
             frozen = time.monotonic()
             (member,) = members(world).keys() - former.keys()
             expel(world, member)

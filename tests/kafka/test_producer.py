@@ -17,6 +17,7 @@ import pytest
 import yaml
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from services import until
 
 from forebay.messages.headers import INGEST_TIME, SAMPLE_EVERY
 
@@ -232,10 +233,9 @@ def test_batches_that_wait_long_do_not_outlive_a_transaction(stage):
     process = feed.start()
     feed.wait_for("running")
 
-    deadline = time.monotonic() + 20
-    while len(feed.read(feed.positions)) < 2:
-        assert time.monotonic() < deadline, "two transactions are committed"
-        time.sleep(0.5)
+    until(
+        lambda: len(feed.read(feed.positions)) >= 2, what="two transactions are committed", deadline_s=20, every_s=0.5
+    )
 
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 import topics
 from authority import Authority
@@ -240,11 +239,6 @@ def test_a_user_changes_in_place_under_load(kafka, authority, admin, tmp_path, s
         assert world.times_each_came_out() == Counter(range(sent))
 
 
-def is_frozen(service: Service) -> bool:
-    """Whether the process has stopped itself."""
-    return psutil.Process(service.process.pid).status() == psutil.STATUS_STOPPED
-
-
 BURST, BURSTS, PAUSE_S = 50, 3, 10
 
 
@@ -272,7 +266,7 @@ def test_a_source_that_wakes_up_with_a_new_login_goes_on_where_its_successor_is(
     with older:
         until(lambda: positions(world) == [BURST], what="the first burst is sent")
         rotating.issue(2)
-        until(lambda: is_frozen(older), what="it is frozen")
+        until(older.is_frozen, what="it is frozen")
         with world.service("devices", tmp_path / "successor") as successor:
             until(lambda: positions(world) == [BURST, 2 * BURST], what="the successor sends the second burst")
             older.signal(signal.SIGCONT)
@@ -298,7 +292,7 @@ def test_a_processor_that_wakes_up_with_a_new_login_takes_nothing_from_its_succe
     with older, Feeding(kafka.bootstrap_servers, world.raw) as feeding:
         until(lambda: older.metric(OUT) > 0, what="records flow")
         rotating.issue(2)
-        until(lambda: is_frozen(older), what="it is frozen")
+        until(older.is_frozen, what="it is frozen")
         with world.service("enrich", tmp_path / "successor") as successor:
             until(lambda: successor.metric(OUT) > 2_000, what="the successor works")
             older.signal(signal.SIGCONT)

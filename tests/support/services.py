@@ -10,6 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 DEADLINE_S = 60
@@ -77,6 +78,10 @@ class Service:
 
     def wait(self, deadline_s: float = DEADLINE_S) -> int:
         return self.process.wait(deadline_s)
+
+    def is_frozen(self) -> bool:
+        """Whether the process has stopped itself."""
+        return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
 
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None

@@ -11,7 +11,7 @@ from typing import Any
 
 from forebay.errors import MissingSecret
 from forebay.pipeline import names
-from forebay.pipeline.spec import Delivery, Kafka, Pipeline, SecretRef, Stage
+from forebay.pipeline.spec import Batch, Delivery, Kafka, Pipeline, SecretRef, Stage
 from forebay.planning.credentials import formats
 
 Properties = dict[str, Any]
@@ -21,9 +21,6 @@ Secrets = Path | Mapping[str, Mapping[str, str]] | None
 
 TRANSACTION_TIMEOUT_MS = 15_000
 """The broker aborts a silent transaction after this; it also bounds how long a commit can block."""
-
-LONGEST_OPEN_S = TRANSACTION_TIMEOUT_MS / 1000 / 3
-"""A transaction is committed after this at the latest: the broker waits no longer, and what has piled up is still to be sent."""
 
 MAX_MESSAGE_BYTES = 1_048_588
 """What a topic takes by default (`max.message.bytes`)."""
@@ -39,6 +36,14 @@ _CLIENT: Properties = {
     "statistics.interval.ms": 0,
     "log_level": 0,  # the client would write lines of its own to standard error; what matters comes as errors
 }
+
+
+def commit_interval_s(batch: Batch) -> float:
+    """Seconds after which a transaction is committed: as the stage asks, but within a third of what the broker waits for it.
+
+    The rest is for what has piled up and is still to be sent.
+    """
+    return min(batch.max_wait_ms, TRANSACTION_TIMEOUT_MS / 3) / 1000
 
 
 def read_secret(secrets: Secrets, ref: SecretRef, key: str) -> str:

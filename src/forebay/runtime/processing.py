@@ -103,7 +103,7 @@ class ProcessingLoop:
         self._suspects: dict[int, int] = {}
         """By partition, the offset before which the record stands that the broker refused."""
         self._limit = replica.stage.batch.max_records
-        self._interval_s = min(replica.stage.batch.max_wait_ms / 1000, kafka_settings.LONGEST_OPEN_S)
+        self._interval_s = kafka_settings.commit_interval_s(replica.stage.batch)
         self._due = 0.0
         rate = replica.stage.rate_limit
         self._bucket = None if rate is None else TokenBucket(rate, time.monotonic())

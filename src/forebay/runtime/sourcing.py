@@ -269,7 +269,7 @@ class SourceLoop:
 
     def _fill(self, batch: Batch | None) -> Progress:
         opened = time.monotonic()
-        deadline = opened + min(self._replica.stage.batch.max_wait_ms / 1000, settings.LONGEST_OPEN_S)
+        deadline = opened + settings.commit_interval_s(self._replica.stage.batch)
         self._open = transaction = _Transaction(opened)
         self._producer.begin()
         progress = self._committed
