@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
-from proxy import Proxy
+from proxy import Proxy, second_listener
 
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
 from forebay_cli.embedded_kafka.broker import choose_ports, new_cluster_id
@@ -49,12 +49,7 @@ def proxy_and_kafka(tmp_path_factory):
     options = BrokerOptions(
         port=plain,
         membership=Membership(cluster_id=new_cluster_id(), node_id=1, controller_ports={1: controller}),
-        properties={
-            **QUICK_BROKER,
-            "listeners": f"PLAINTEXT://127.0.0.1:{plain},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{plain},PROXIED://{proxy.address}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        },
+        properties=QUICK_BROKER | second_listener(proxy, plain=plain, behind=behind, controller=controller),
     )
     with EmbeddedKafka.start(tmp_path_factory.mktemp("kafka"), options=options) as broker:
         yield proxy, broker

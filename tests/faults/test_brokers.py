@@ -10,7 +10,7 @@ import topics
 from load import Load, until_every_partition_progresses
 from promises import HEALED_S
 from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, PRODUCE
-from services import Service, until
+from services import Service, Supervised, until
 from world import AVERAGE, World, assert_all_is_right, readings
 
 from cluster import Cluster
@@ -49,21 +49,58 @@ def test_7_a_broker_that_restarts_in_order(kafka, tmp_path):
 # -- 8 ------------------------------------------------------------------------------------------------------------------
 
 
-def test_8_brokers_that_are_killed_one_after_the_other(tmp_path):
-    """Three brokers: first the one that coordinates the transactions dies, then the one that coordinates the group."""
+@pytest.mark.parametrize("lost", ["request", pytest.param("answer", marks=pytest.mark.long)])
+def test_8_brokers_that_are_killed_one_after_the_other(tmp_path, lost):
+    """Three brokers: first the one that coordinates the transactions dies, then the one that coordinates the group.
+
+    The first dies while a transaction ends: its successor finds it open when the request was lost, committed when only the
+    answer was. What the client asks of the successor is late, too, so the processor itself has to find out.
+    """
     with Cluster(tmp_path / "cluster") as cluster:
         world = _world_with_two_coordinators(cluster, tmp_path)
-        with world.supervised() as service, Load(world) as load:
+        with (
+            Supervised(tmp_path, world.yaml, "enrich", "processor", cluster.proxied_servers) as service,
+            Load(world) as load,
+        ):
             until_every_partition_progresses(world)
-            for coordinator in (
-                cluster.coordinator_of_transactions(_transactional_id(world)),
-                cluster.coordinator_of_group(world.group),
-            ):
-                cluster.brokers[coordinator].kill()
-                until_every_partition_progresses(world)
-                cluster.brokers[coordinator].restart()
-                until(lambda: cluster.is_whole(world.raw), what="the broker is in sync again")
+            for proxy in cluster.proxies.values():
+                (proxy.hold_requests if lost == "request" else proxy.hold_answers)(END_TXN)
+            coordinator = until(
+                lambda: next((node for node, proxy in cluster.proxies.items() if proxy.held), None),
+                what="the end of a transaction is held",
+                every_s=0.02,
+            )
+            asked = {node: len(proxy.requests) for node, proxy in cluster.proxies.items()}
+            _kill(cluster, coordinator)
+            until(
+                lambda: any(
+                    INIT_PRODUCER_ID in cluster.proxies[node].requests[count:] for node, count in asked.items()
+                ),
+                what="a new epoch",
+                deadline_s=HEALED_S,
+            )
+            for proxy in cluster.proxies.values():
+                proxy.heal()
+            _comes_back(cluster, world, coordinator)
+
+            coordinator = cluster.coordinator_of_group(world.group)
+            _kill(cluster, coordinator)
+            _comes_back(cluster, world, coordinator)
             finish(world, load, service)
+
+
+def _kill(cluster: Cluster, node: int) -> None:
+    """Kill the broker; what was on its way between it and the processor is lost."""
+    cluster.brokers[node].kill()
+    cluster.proxies[node].cut()
+
+
+def _comes_back(cluster: Cluster, world: World, node: int) -> None:
+    """Without the broker every partition progresses; with it the cluster is whole again."""
+    until_every_partition_progresses(world)
+    cluster.brokers[node].restart()
+    cluster.proxies[node].heal()
+    until(lambda: cluster.is_whole(world.raw), what="the broker is in sync again")
 
 
 @pytest.mark.long

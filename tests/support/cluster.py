@@ -1,10 +1,14 @@
-"""Three brokers on this machine, every topic on all of them: what production looks like when one dies."""
+"""Three brokers on this machine, every topic on all of them: what production looks like when one dies.
+
+Before each stands a proxy, for a client that is told `proxied_servers`.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from proxy import Proxy, second_listener
 from services import until
 
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
@@ -28,16 +32,23 @@ PROPERTIES = {
 
 
 class Cluster:
-    """Use it as a context manager; `brokers` are its nodes by id."""
+    """Use it as a context manager; `brokers` are its nodes by id, and so are `proxies`."""
 
     def __init__(self, folder: Path) -> None:
         cluster_id = new_cluster_id()
-        ports = {node: choose_ports(BrokerOptions()).controller for node in NODES}
+        ports = {node: choose_ports(BrokerOptions()) for node in NODES}
+        behind = {node: choose_ports(BrokerOptions()).plain for node in NODES}
+        controllers = {node: ports[node].controller for node in NODES}
+        self.proxies = {node: Proxy(behind[node]) for node in NODES}
         options = {
             node: BrokerOptions(
-                membership=Membership(cluster_id=cluster_id, node_id=node, controller_ports=ports),
+                port=ports[node].plain,
+                membership=Membership(cluster_id=cluster_id, node_id=node, controller_ports=controllers),
                 heap_mebibytes=384,
-                properties=PROPERTIES,
+                properties=PROPERTIES
+                | second_listener(
+                    self.proxies[node], plain=ports[node].plain, behind=behind[node], controller=controllers[node]
+                ),
                 start_timeout_seconds=120,
             )
             for node in NODES
@@ -66,6 +77,10 @@ class Cluster:
     def bootstrap_servers(self) -> str:
         return ",".join(broker.bootstrap_servers for broker in self.brokers.values())
 
+    @property
+    def proxied_servers(self) -> str:
+        return ",".join(proxy.address for proxy in self.proxies.values())
+
     def coordinator_of_group(self, group: str) -> int:
         """The node that keeps the group's offsets."""
         return self._leader("__consumer_offsets", group)
@@ -90,6 +105,8 @@ class Cluster:
     def __exit__(self, *_rest) -> None:
         for broker in self.brokers.values():
             broker.kill()
+        for proxy in self.proxies.values():
+            proxy.close()
 
 
 def java_hash(text: str) -> int:

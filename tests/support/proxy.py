@@ -32,6 +32,8 @@ class Proxy:
         """Each request waits so long."""
         self.requests: list[int] = []
         """The keys of the requests that have come, in order."""
+        self.held: list[int] = []
+        """The keys of the requests and answers that had to wait, in order."""
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._listen, daemon=True).start()
@@ -125,6 +127,8 @@ class Proxy:
             time.sleep(self.delay_s)
             with self._change:
                 self.requests.append(key)
+                if key in self._held_requests:
+                    self.held.append(key)
                 self._change.wait_for(lambda key=key: not self._frozen and key not in self._held_requests)
             yield frame
 
@@ -132,8 +136,19 @@ class Proxy:
         for frame in _frames(broker):
             key = asked.pop(struct.unpack_from(">i", frame, 4)[0], -1)
             with self._change:
+                if key in self._held_answers:
+                    self.held.append(key)
                 self._change.wait_for(lambda key=key: not self._frozen and key not in self._held_answers)
             yield frame
+
+
+def second_listener(proxy: Proxy, *, plain: int, behind: int, controller: int) -> dict[str, str]:
+    """Properties of a broker that also listens at the port `behind`, and tells who comes there to connect to the proxy."""
+    return {
+        "listeners": f"PLAINTEXT://127.0.0.1:{plain},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{plain},PROXIED://{proxy.address}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    }
 
 
 class StreamProxy(Proxy):
