@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import psutil
@@ -14,6 +15,8 @@ from services import Service, Supervised, until
 from world import AVERAGE, World, assert_all_is_right, readings
 
 from cluster import Cluster
+from forebay.kafka.admin import REQUEST_TIMEOUT_S
+from forebay.runtime.watching import TopicsWatch
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -229,6 +232,21 @@ def test_10_brokers_out_of_reach(kafka, proxy, tmp_path, how, scale):
         until_every_partition_progresses(world)
         assert service.is_running()
         finish(world, load, service)
+
+
+def test_10_a_broker_that_does_not_answer_what_topics_there_are(kafka, proxy, tmp_path):
+    """Of several brokers the one that is asked may have died: whoever is given partitions then asks again."""
+    world = World(kafka, tmp_path, AVERAGE)
+    watch = TopicsWatch({"bootstrap.servers": proxy.address}, [world.raw])
+    try:
+        watch.look()
+        proxy.hold()
+        healing = threading.Timer(REQUEST_TIMEOUT_S + 2, proxy.heal)
+        healing.start()
+        assert watch.look().keys() == {world.raw}
+        healing.join()
+    finally:
+        watch.close()
 
 
 @pytest.mark.long

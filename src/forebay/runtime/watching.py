@@ -5,6 +5,7 @@ here instead; it never waits for it.
 """
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -17,6 +18,8 @@ from forebay.planning.topics import TopicState
 log = structlog.get_logger()
 
 EVERY_S = 3.0
+_PATIENCE_S = 30.0
+"""The broker that was asked may be the one that has just died. With the wait for offsets it stays below the watchdog's time."""
 
 
 class TopicsWatch:
@@ -32,9 +35,17 @@ class TopicsWatch:
         threading.Thread(target=self._watch, name="topics", daemon=True).start()
 
     def look(self) -> Mapping[str, TopicState]:
-        """The topics as they are now. Raises TryLater when one is missing or Kafka does not answer."""
+        """The topics as they are now. Raises TryLater when one is missing or Kafka does not answer for so long."""
+        end = time.monotonic() + _PATIENCE_S
         with self._turn:
-            self.seen = found = self._admin.describe(self._topics)
+            while True:
+                try:
+                    self.seen = found = self._admin.describe(self._topics)
+                    break
+                except TryLater as error:
+                    if time.monotonic() > end:
+                        raise
+                    log.warning("waiting", reason=str(error))
         return present(found)
 
     def close(self) -> None:
