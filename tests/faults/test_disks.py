@@ -54,7 +54,7 @@ def test_26_a_disk_that_fills_up_ends_the_process_and_loses_nothing(kafka, tmp_p
     with world.service(FOREBAY_DATA=str(data)) as service:
         until(world.drained, what="the first part processed")
         fill(small_disk)
-        world.write(records[10_000:])
+        world.write(records[10_000:50_000])
         assert service.wait(60) == 1
         failures = [line for line in service.log().splitlines() if '"event": "failed"' in line]
         assert len(failures) == 1
@@ -66,6 +66,9 @@ def test_26_a_disk_that_fills_up_ends_the_process_and_loses_nothing(kafka, tmp_p
 
         (small_disk / "ballast").unlink()
         service.start()
+        world.write(
+            records[50_000:]
+        )  # which waits for the state; the others may have been committed before it was stored
         until(world.drained, what="everything processed")
         assert service.stop() == 0
 

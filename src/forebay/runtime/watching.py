@@ -35,7 +35,7 @@ class TopicsWatch:
         threading.Thread(target=self._watch, name="topics", daemon=True).start()
 
     def look(self) -> Mapping[str, TopicState]:
-        """The topics as they are now. Raises TryLater when one is missing or Kafka does not answer for so long."""
+        """The topics as they are now. Raises TryLater when one is missing or Kafka stays silent."""
         end = time.monotonic() + _PATIENCE_S
         with self._turn:
             while True:
