@@ -1,10 +1,12 @@
 """One Kafka and one PostgreSQL for a run; each test has a namespace of its own."""
 
+import json
 import os
 
 import kube
 import pytest
 from sensors import Sensors
+from services import until
 from surroundings import Surroundings
 
 from forebay.pipeline import schema
@@ -21,7 +23,14 @@ def cluster():
 def definition(cluster):
     """The cluster knows Pipelines, as this version defines them."""
     kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=schema.crd_yaml())
-    kube.kubectl("wait", "--for", "condition=Established", "crd/pipelines.forebay.dev", "--timeout", "30s")
+    until(lambda: "Established" in _conditions("crd/pipelines.forebay.dev"), what="Pipelines are known", deadline_s=30)
+
+
+def _conditions(name: str) -> list[str]:
+    """Those of the object that are true. `kubectl wait` fails on one that is so new that it has none."""
+    found = json.loads(kube.kubectl("get", name, "--output", "json"))
+    conditions = found.get("status", {}).get("conditions") or []
+    return [condition["type"] for condition in conditions if condition["status"] == "True"]
 
 
 @pytest.fixture(scope="session")
