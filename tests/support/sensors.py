@@ -112,10 +112,11 @@ class Sensors:
         )
 
     def is_started(self, stage: str) -> bool:
-        return [each["started"] for each in self.pod(stage)["status"].get("containerStatuses", ())] == [True]
+        pods = self.pods(stage)  # none, right after the install
+        return [each["started"] for pod in pods for each in pod["status"].get("containerStatuses", ())] == [True]
 
     def is_ready(self, stage: str) -> bool:
-        return is_ready(self.pod(stage))
+        return [is_ready(pod) for pod in self.pods(stage)] == [True]
 
     def wait_ready(self, stage: str) -> None:
         """Wait until the workload has the replicas that it asks for, all of them ready and of its newest version."""
