@@ -11,7 +11,7 @@ import topics
 from load import Load, until_every_partition_progresses
 from promises import HEALED_S
 from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, PRODUCE
-from services import Service, Supervised, until
+from services import Service, until
 from world import AVERAGE, World, assert_all_is_right, readings
 
 from cluster import Cluster
@@ -26,6 +26,11 @@ MEBIBYTE = 1 << 20
 def behind(proxy, world: World) -> Service:
     """The world's processor, which knows the brokers by the proxy's address only."""
     return Service(world.folder, world.yaml, "enrich", "processor", proxy.address)
+
+
+def hold_the_end(proxy, part: str) -> None:
+    """Let no request to end a transaction reach the broker, or let it be done and nobody know."""
+    (proxy.hold_requests if part == "request" else proxy.hold_answers)(END_TXN)
 
 
 def finish(world: World, load: Load, service: Service) -> None:
@@ -61,13 +66,10 @@ def test_8_brokers_that_are_killed_one_after_the_other(tmp_path, lost):
     """
     with Cluster(tmp_path / "cluster") as cluster:
         world = _world_with_two_coordinators(cluster, tmp_path)
-        with (
-            Supervised(tmp_path, world.yaml, "enrich", "processor", cluster.proxied_servers) as service,
-            Load(world) as load,
-        ):
+        with world.supervised(cluster.proxied_servers) as service, Load(world) as load:
             until_every_partition_progresses(world)
             for proxy in cluster.proxies.values():
-                (proxy.hold_requests if lost == "request" else proxy.hold_answers)(END_TXN)
+                hold_the_end(proxy, lost)
             coordinator = until(
                 lambda: next((node for node, proxy in cluster.proxies.items() if proxy.held), None),
                 what="the end of a transaction is held",
@@ -152,7 +154,7 @@ def test_9_the_end_of_a_transaction_comes_too_late(kafka, proxy, tmp_path, late)
     world = World(kafka, tmp_path, AVERAGE)
     with behind(proxy, world) as service, Load(world) as load:
         until_every_partition_progresses(world)
-        (proxy.hold_requests if late == "request" else proxy.hold_answers)(END_TXN)
+        hold_the_end(proxy, late)
         held = len(proxy.requests)
         until(lambda: INIT_PRODUCER_ID in proxy.requests[held:], what="a new epoch", deadline_s=HEALED_S, every_s=0.02)
         requests = proxy.requests[held:]

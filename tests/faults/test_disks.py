@@ -66,9 +66,8 @@ def test_26_a_disk_that_fills_up_ends_the_process_and_loses_nothing(kafka, tmp_p
 
         (small_disk / "ballast").unlink()
         service.start()
-        world.write(
-            records[50_000:]
-        )  # which waits for the state; the others may have been committed before it was stored
+        # these wait for the state; the others may have been committed before it was to be stored
+        world.write(records[50_000:])
         until(world.drained, what="everything processed")
         assert service.stop() == 0
 

@@ -50,9 +50,9 @@ spec:
     def service(self, ordinal: int = 0, **extra) -> Service:
         return Service(self.folder, self.yaml, "enrich", "processor", self.bootstrap, ordinal, **extra)
 
-    def supervised(self) -> Supervised:
-        """The only replica, started again when it was fenced."""
-        return Supervised(self.folder, self.yaml, "enrich", "processor", self.bootstrap)
+    def supervised(self, bootstrap: str | None = None) -> Supervised:
+        """The only replica, started again when it was fenced; `bootstrap` where it knows the brokers by other addresses."""
+        return Supervised(self.folder, self.yaml, "enrich", "processor", bootstrap or self.bootstrap)
 
     def write(self, records) -> None:
         topics.write(self.bootstrap, self.raw, records)

@@ -20,6 +20,7 @@ log = structlog.get_logger()
 EVERY_S = 3.0
 _PATIENCE_S = 30.0
 """The broker that was asked may be the one that has just died. With the wait for offsets it stays below the watchdog's time."""
+_RETRY_S = 0.5
 
 
 class TopicsWatch:
@@ -37,6 +38,7 @@ class TopicsWatch:
     def look(self) -> Mapping[str, TopicState]:
         """The topics as they are now. Raises TryLater when one is missing or Kafka stays silent."""
         end = time.monotonic() + _PATIENCE_S
+        said = None
         with self._turn:
             while True:
                 try:
@@ -45,7 +47,10 @@ class TopicsWatch:
                 except TryLater as error:
                     if time.monotonic() > end:
                         raise
-                    log.warning("waiting", reason=str(error))
+                    if str(error) != said:
+                        said = str(error)
+                        log.warning("waiting", reason=said)
+                    time.sleep(_RETRY_S)  # some answers come at once
         return present(found)
 
     def close(self) -> None:
