@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import compress, count
+from typing import Any
 
 from confluent_kafka import Message
 
@@ -16,6 +17,35 @@ def keys(messages: Iterable[Message]) -> list[bytes | None]:
     return list(map(Message.key, messages))
 
 
-def with_headers(messages: Iterable[Message]) -> list[int]:
-    """Indexes of the records that carry headers."""
-    return list(compress(count(), map(Message.headers, messages)))
+def with_headers(messages: Iterable[Message]) -> tuple[list[int], list[int]]:
+    """Indexes of the records that carry headers, and of those whose headers the client cannot read.
+
+    A header whose name is no UTF-8 makes the client fail, but only the first time: asked again, it would hand out memory that
+    is not there. Whoever meets such a record goes on with `WithoutHeaders` of it.
+    """
+    carrying: list[int] = []
+    unreadable: list[int] = []
+    places = count()
+    headers = map(Message.headers, messages)
+    while True:
+        try:
+            carrying += compress(places, headers)
+        except SystemError:
+            place = next(places) - 1
+            unreadable.append(place)
+            places = count(place + 1)
+        else:
+            return carrying, unreadable
+
+
+class WithoutHeaders:
+    """A consumed record whose headers cannot be read: everything else of it."""
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+
+    def headers(self) -> None:
+        """None, as of a record that has none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._message, name)

@@ -8,7 +8,7 @@ one is kept until librdkafka has its answer, and then raised by `read`.
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from confluent_kafka import (
@@ -52,6 +52,7 @@ class Run(NamedTuple):
 
 
 Partitions = list[int]
+Answer = TypeVar("Answer")
 
 
 def _ignore(_told: object) -> None:
@@ -85,6 +86,8 @@ class GroupReader:
         self._starts = starts
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
         self._on_refused = on_refused
+        self._begun: dict[int, int] = {}
+        """Where partitions without a commit were begun at what was the end then: records have come since."""
         self._failure: BaseException | None = None
         self._rebalanced = False
         self._properties = properties
@@ -128,7 +131,11 @@ class GroupReader:
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
         if not wanted:
             return {}
-        for partition in (found := self._ask_for_committed(wanted)):
+        found = self._ask(
+            f"committed offsets of {self.topic}",
+            lambda asking, timeout_s: asking.committed(wanted, timeout=timeout_s),
+        )
+        for partition in found:
             if partition.error is not None:
                 raise TryLater(
                     f"committed offset of {self.topic}/{partition.partition} cannot be read: {partition.error.str()}"
@@ -138,8 +145,16 @@ class GroupReader:
             for each in found
         }
 
-    def _ask_for_committed(self, wanted: list[TopicPartition]) -> list[TopicPartition]:
-        """Ask until answered: a coordinator that moves or loads its offsets is no reason to give up.
+    def _end_of(self, partition: int) -> int:
+        """The offset behind the last record that committed readers see."""
+        place = TopicPartition(self.topic, partition)
+        return self._ask(
+            f"the end of {self.topic}/{partition}",
+            lambda asking, timeout_s: asking.get_watermark_offsets(place, timeout=timeout_s)[1],
+        )
+
+    def _ask(self, what: str, question: Callable[[Consumer, float], Answer]) -> Answer:
+        """Ask until answered: a coordinator that moves or loads its offsets is no reason to give up. Raises TryLater.
 
         A client of its own asks. In librdkafka 2.16 fetched records hold on to the broker that they came from: when Kafka
         has declared that one dead, the member's client finds no way back to it before they are read, and nobody reads here.
@@ -149,14 +164,12 @@ class GroupReader:
         try:
             while True:
                 try:
-                    return asking.committed(wanted, timeout=max(0.1, end - time.monotonic()))
+                    return question(asking, max(0.1, end - time.monotonic()))
                 except KafkaException as exception:
                     error = exception.args[0]
                     if time.monotonic() > end or error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                        raise TryLater(
-                            f"committed offsets of {self.topic} cannot be read: {error.str()}"
-                        ) from exception
-                    log.info("waiting for committed offsets", topic=self.topic, reason=error.str())
+                        raise TryLater(f"{what} cannot be read: {error.str()}") from exception
+                    log.info("waiting for an answer", asked=what, reason=error.str())
                     time.sleep(0.2)
         finally:
             asking.close()
@@ -167,7 +180,7 @@ class GroupReader:
         An aborted transaction does not rewind the consumer by itself.
         """
         again = [
-            TopicPartition(self.topic, partition, self._start_from if offset is None else offset)
+            TopicPartition(self.topic, partition, self._start_of(partition) if offset is None else offset)
             for partition, offset in offsets.items()
             if partition in self.owned
         ]
@@ -176,6 +189,14 @@ class GroupReader:
             self._consumer.incremental_assign(again)
         for each in again:
             self.ends.pop(each.partition, None)
+
+    def _start_of(self, partition: int) -> int:
+        """Where a partition without a commit begins, the same at every look: "latest" would skip what has come since."""
+        if self._start_from == OFFSET_BEGINNING:
+            return OFFSET_BEGINNING
+        if partition not in self._begun:
+            self._begun[partition] = self._end_of(partition)
+        return self._begun[partition]
 
     def seek(self, partition: int, offset: int) -> None:
         """Continue one partition at the offset."""
@@ -240,16 +261,18 @@ class GroupReader:
         added = [each.partition for each in partitions]
 
         def assign() -> None:
-            given = self._starts(added) if self._starts else {}
-            unknown = [partition for partition in added if given.get(partition) is None]
-            offsets = {**given, **self.committed(unknown)}
-            self.owned.update(added)
-            self._consumer.incremental_assign(
-                [
-                    TopicPartition(self.topic, partition, self._start_from if offset is None else offset)
+            try:
+                given = self._starts(added) if self._starts else {}
+                unknown = [partition for partition in added if given.get(partition) is None]
+                offsets = {**given, **self.committed(unknown)}
+                places = [
+                    TopicPartition(self.topic, partition, self._start_of(partition) if offset is None else offset)
                     for partition, offset in offsets.items()
                 ]
-            )
+            except TryLater as error:  # a partition that is not taken would never be read
+                raise Fatal(f"assigned partitions cannot be taken: {error}") from error
+            self.owned.update(added)
+            self._consumer.incremental_assign(places)
             self._on_assigned(added)
 
         self._guarded(assign)
@@ -268,6 +291,7 @@ class GroupReader:
             self.owned.difference_update(gone)
             for partition in gone:
                 self.ends.pop(partition, None)
+                self._begun.pop(partition, None)
             self._guarded(lambda: self._consumer.incremental_unassign(partitions))
 
     def _guarded(self, action: Callable[[], None]) -> None:

@@ -29,6 +29,8 @@ STATE_POSITION = "forebay-position"
 """In changelogs, on the last record of each transaction: where in the input the state stands."""
 
 _DETAIL_CHARACTERS = 500
+_LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999."""
 
 
 def dead_letter(*, reason: str, detail: str, stage: str, topic: str, partition: int, offset: int) -> Headers:
@@ -44,13 +46,14 @@ def dead_letter(*, reason: str, detail: str, stage: str, topic: str, partition: 
 
 
 def ingest_time_ms(headers: Sequence[tuple[str, bytes | str | None]] | None) -> int | None:
-    """The ingest time that the headers carry, None where there is none or it is no number."""
+    """The ingest time that the headers carry, None where there is none or it is no time."""
     for name, value in headers or ():
         if name == INGEST_TIME and value is not None:
             try:
-                return int(value)
+                time_ms = int(value)
             except ValueError:
                 return None
+            return time_ms if 0 <= time_ms <= _LATEST_MS else None
     return None
 
 

@@ -20,6 +20,7 @@ from functools import partial
 import structlog
 
 from forebay.errors import Fatal, TryLater
+from forebay.kafka import dead_letters
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.errors import TransactionAborted, Uncertain
 from forebay.kafka.group import Commit, GroupReader, Run
@@ -61,8 +62,8 @@ class _Transaction:
     dead_letters: dict[str, int] = field(default_factory=dict)
     ingest_times_ms: list[int] = field(default_factory=list)
     processing_s: float = 0.0
-    without_value: int = 0
-    """Dead letters that were too large to keep more than their headers."""
+    cut_short: int = 0
+    """Dead letters that were too large to be kept whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class ProcessingLoop:
         for run in self._reader.read(self._allowed(), wait):
             self._process(run)
         self._producer.serve()
-        if time.monotonic() >= self._due or self._limit < self._stage.batch.max_records:
+        if time.monotonic() >= self._due or self._suspects or self._limit < self._stage.batch.max_records:
             self._commit()
 
     def _allowed(self) -> int:
@@ -275,27 +276,21 @@ class ProcessingLoop:
             for place in error.places:
                 self._dead_letter(DeadLetter(outcome.sources[start + place], "too-large", str(error)))
 
-    def _dead_letter(self, letter: DeadLetter, *, with_value: bool = True) -> None:
-        message = letter.source
+    def _dead_letter(self, letter: DeadLetter, *, refused: int = 0) -> None:
+        """Queue a dead letter, in the fullest form that the client takes; the broker has refused so many of them before."""
         self._transaction.dead_letters[letter.reason] = self._transaction.dead_letters.get(letter.reason, 0) + 1
-        explained = headers.onward(message.headers()) + headers.dead_letter(
-            reason=letter.reason,
-            detail=letter.detail,
-            stage=self._stage.name,
-            topic=message.topic(),
-            partition=message.partition(),
-            offset=message.offset(),
+        forms = dead_letters.forms(letter.source, reason=letter.reason, detail=letter.detail, stage=self._stage.name)
+        self._transaction.cut_short += refused > 0
+        for place, form in enumerate(forms[refused:]):
+            try:
+                self._producer.produce(self._dead_letter_topic, key=form.key, value=form.value, headers=form.headers)
+            except Rejected:
+                self._transaction.cut_short += refused + place == 0
+            else:
+                return
+        raise Fatal(
+            f"topic {self._dead_letter_topic} takes not even the reason of a dead letter: raise max.message.bytes"
         )
-        try:
-            self._producer.produce(
-                self._dead_letter_topic,
-                key=message.key(),
-                value=message.value() if with_value else None,
-                headers=explained,
-            )
-        except Rejected:
-            self._transaction.without_value += 1
-            self._producer.produce(self._dead_letter_topic, key=message.key(), value=None, headers=explained)
 
     # -- commit, abort, start over ------------------------------------------------------------------------------
 
@@ -363,8 +358,8 @@ class ProcessingLoop:
         metrics = self._replica.metrics
         metrics.committed()
         metrics.commit_seconds.observe(commit_s)
-        if transaction.without_value:
-            log.warning("dead letters were too large; their headers alone are kept", records=transaction.without_value)
+        if transaction.cut_short:
+            log.warning("dead letters were too large to be kept whole", records=transaction.cut_short)
         if not transaction.records_in:
             return
         metrics.records_in.inc(transaction.records_in)
@@ -420,7 +415,9 @@ class ProcessingLoop:
         self._reader.rewind({partition: self._resume_at(partition) for partition in self._owned})
         self._restore(restore)
         unsuspected = self._reader.owned.difference(self._suspects) if self._suspects else set()
-        self._reader.pause(self._restorer.partitions | unsuspected)
+        waiting = self._restorer.partitions | unsuspected
+        self._reader.pause(waiting)
+        self._reader.resume(self._reader.owned - waiting)  # a pause outlasts being assigned again
 
     def _forget_transaction(self) -> None:
         """Nothing of it is committed any more, not by a revocation either, nor an end that was seen behind it."""
@@ -467,7 +464,7 @@ class ProcessingLoop:
             place = (run.partition, message.offset())
             if place in self._poison:
                 letter = DeadLetter(message, "rejected-by-kafka", "the broker refused what this record became")
-                self._dead_letter(letter, with_value=self._poison[place] == 1)
+                self._dead_letter(letter, refused=self._poison[place] - 1)
                 self._transaction.records_in += 1
             else:
                 good.append(message)
@@ -476,15 +473,9 @@ class ProcessingLoop:
     # -- assignment and restore ------------------------------------------------------------------------------------
 
     def _starts(self, partitions: list[int]) -> dict[int, int | None]:
-        """Where to begin newly assigned partitions, as far as that is known before their state is restored.
-
-        Raises Fatal when Kafka cannot tell: a partition that was not taken would never be processed.
-        """
-        try:
-            self._commits |= self._reader.commits(partitions)
-            found = self._watch.look()
-        except TryLater as error:
-            raise Fatal(f"assigned partitions cannot be taken: {error}") from error
+        """Where to begin newly assigned partitions, as far as that is known before their state is restored."""
+        self._commits |= self._reader.commits(partitions)
+        found = self._watch.look()
         self._lineage = lineage.observed(
             found[self._stage.from_], [found[changelog] for changelog in self._changelogs.values()]
         )
@@ -524,7 +515,7 @@ class ProcessingLoop:
             )
         if waited:
             self._rewind(restore=list(self._owned))
-            self._replica.health.ready()
+        self._replica.health.ready()
 
     def _wait_for_topics(self) -> bool:
         """Stay in the group and do nothing, not ready, until every topic exists; none is created. Tells if it had to."""
@@ -546,11 +537,12 @@ class ProcessingLoop:
     def _assigned(self, partitions: list[int]) -> None:
         for partition in partitions:
             self._owned[partition] = self._open_partition(partition)
-        self._restore(partitions)
-        self._reader.pause(self._restorer.partitions)
         self._replica.metrics.partitions.set(len(self._owned))
         self._replica.health.ready()
         log.info("partitions assigned", partitions=sorted(partitions), owned=len(self._owned))
+        self._restore(partitions)
+        self._reader.pause(self._restorer.partitions)
+        self._reader.resume(self._owned.keys() - self._restorer.partitions)  # some may have gone and come back paused
 
     def _restore(self, partitions: Sequence[int]) -> None:
         stores: dict[int, dict[str, Store]] = {}

@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import structlog
 
 from forebay.errors import Fatal, ForebayError, LostOwnership, MissingSecret, TryLater, Undeliverable
+from forebay.kafka import columns
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.admin import Admin
 from forebay.kafka.dead_letters import DeadLetterProducer
@@ -174,7 +175,9 @@ class StoringLoop(Generic[RowT]):
         if limit == 0:
             return
         runs = self._reader.read(limit, self._stage.batch.max_wait_ms / 1000)
-        messages = [message for run in runs if self._is_expected(run) for message in run.messages]
+        messages: list[Any] = [message for run in runs if self._is_expected(run) for message in run.messages]
+        for unreadable in columns.with_headers(messages)[1]:
+            messages[unreadable] = columns.WithoutHeaders(messages[unreadable])
         ends = {each: end for each, end in self._reader.take_ends().items() if each in self._positions}
         if self._bucket is not None:
             self._bucket.spend(len(messages))

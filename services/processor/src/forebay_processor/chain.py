@@ -6,7 +6,7 @@ from typing import Any
 from forebay.kafka import columns
 from forebay.kafka.group import Run
 from forebay.pipeline.spec import Processor, Transform
-from forebay.runtime.stage import Outcome
+from forebay.runtime.stage import DeadLetter, Outcome
 from forebay.runtime.state import KeyedState, State, Store
 from forebay_processor import rows as forms
 from forebay_processor.transforms import python
@@ -39,21 +39,32 @@ class Chain:
     def process(self, run: Run) -> Outcome:
         """Decode, apply every transform, encode."""
         dropped = self._dropped()
-        rows = self._decode(run.messages)
+        messages = run.messages
+        with_headers, unreadable = columns.with_headers(messages)
+        if unreadable:
+            messages = [message for index, message in enumerate(messages) if index not in unreadable]
+            with_headers, _ = columns.with_headers(messages)
+        rows = self._decode(messages)
         for step in self._steps:
             step.apply(rows)
         values = rows.encoded()
         return Outcome(
             keys=rows.keys,
             values=values,
-            with_headers=columns.with_headers(rows.sources),
+            with_headers=with_headers if rows.sources is messages else columns.with_headers(rows.sources)[0],
             sources=rows.sources,
-            dead_letters=rows.dead_letters,
+            dead_letters=[*rows.dead_letters, *(_unreadable(run.messages[index]) for index in unreadable)],
             dropped=self._dropped() - dropped,
         )
 
     def _dropped(self) -> int:
         return sum(getattr(step, "dropped", 0) for step in self._steps)
+
+
+def _unreadable(message: Any) -> DeadLetter:
+    return DeadLetter(
+        columns.WithoutHeaders(message), "invalid-header", "a header's name is no UTF-8; no header is kept"
+    )
 
 
 def _state(transform: Transform, store: Store, cache_bytes: int) -> State:

@@ -124,7 +124,7 @@ class RocksStore:
         except (Fatal, Refused):
             raise
         except Exception as error:  # noqa: BLE001
-            if "lock" in str(error).lower() or _is_about_the_disk(error):
+            if _is_locked(error) or _is_about_the_disk(error):
                 self._fail("opened", error)
             log.warning("local state cannot be opened; it is wiped", folder=str(self._folder), reason=str(error))
             self._remove()
@@ -149,6 +149,7 @@ class RocksStore:
             found = self._database.get_column_family(_MARKS).get(_MARK)
             self._mark = None if found is None else _decode(found, self._folder)
         except BaseException:
+            self._marks = None
             self._database.close()
             raise
 
@@ -158,6 +159,10 @@ class RocksStore:
             "is the disk full or read-only, or does another process use the folder? "
             "Nothing is lost: the changelog restores it"
         ) from error
+
+
+def _is_locked(error: Exception) -> bool:
+    return any(words in str(error) for words in ("lock hold by", "lock file", "/LOCK"))
 
 
 def _is_about_the_disk(error: Exception) -> bool:

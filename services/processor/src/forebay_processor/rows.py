@@ -134,8 +134,14 @@ class TypedRows:
 
 
 def _once(text: bytes) -> bytes:
-    """A record that brought an added field along has two of that name: the last one stays. Other values are not touched."""
-    return msgspec.json.encode(msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
+    """A record that brought an added field along has two of that name: the last one stays. Other values are not touched.
+
+    One that is nested so deeply that it could just be decoded keeps both: readers take the last.
+    """
+    try:
+        return msgspec.json.encode(msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
+    except RecursionError:
+        return text
 
 
 def _endings(name: str, values: list[float]) -> list[bytes]:

@@ -86,8 +86,9 @@ class PythonStep:
         sources: list[Any] = []
         records: list[dict[str, Any]] = []
         for index, (key, source) in enumerate(zip(rows.keys, rows.sources, strict=True)):
+            state = self._state_of(key) if results is None else State()  # a damaged store is no fault of the function
             try:
-                result = results[index] if results is not None else self._one(key, source, rows.records[index])
+                result = results[index] if results is not None else self._one(key, source, rows.records[index], state)
             except Exception as error:  # noqa: BLE001 - whatever a user's function raises
                 rows.dead_letters.append(DeadLetter(source, *_reason(error)))
                 continue
@@ -97,8 +98,7 @@ class PythonStep:
             records += result
         rows.keys, rows.sources, rows.records = keys, sources, records
 
-    def _one(self, key: bytes | None, source: Any, value: dict[str, Any]) -> list[dict[str, Any]]:
-        state = self._state_of(key)
+    def _one(self, key: bytes | None, source: Any, value: dict[str, Any], state: State) -> list[dict[str, Any]]:
         if self._spec.mode is PythonMode.BATCH:
             (returned,) = self._function([_record(key, source, value, state)])
         else:
@@ -112,7 +112,10 @@ class PythonStep:
         """The results of one call for all records; None when it failed and each must be tried by itself."""
         states: dict[bytes | None, State] = {}
         batch = []
-        originals = [msgspec.json.encode(value) for value in rows.records]
+        try:
+            originals = [msgspec.json.encode(value) for value in rows.records]
+        except RecursionError:  # nested so deeply that it could just be decoded: found out record by record
+            return None
         for key, source, value in zip(rows.keys, rows.sources, rows.records, strict=True):
             state = states[key] if key in states else states.setdefault(key, self._state_of(key))
             batch.append(_record(key, source, value, state))
