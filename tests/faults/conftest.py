@@ -48,6 +48,7 @@ def proxy_and_kafka(tmp_path_factory):
     proxy = Proxy(behind)
     options = BrokerOptions(
         port=plain,
+        start_timeout_seconds=180,
         membership=Membership(cluster_id=new_cluster_id(), node_id=1, controller_ports={1: controller}),
         properties=QUICK_BROKER | second_listener(proxy, plain=plain, behind=behind, controller=controller),
     )

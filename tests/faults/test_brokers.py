@@ -11,7 +11,7 @@ import topics
 from load import Load, until_every_partition_progresses
 from promises import HEALED_S
 from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, PRODUCE
-from services import Service, until
+from services import Service, unready, until
 from world import AVERAGE, World, assert_all_is_right, readings
 
 from cluster import Cluster
@@ -127,6 +127,8 @@ def test_8_the_only_broker_of_the_changelog_is_away_when_it_starts(tmp_path):
             assert service.is_running()
             cluster.brokers[other].restart()
             until_every_partition_progresses(world)
+            assert service.metric("forebay_assigned_partitions") == 3
+            assert unready(service) is None
             finish(world, load, service)
 
 
@@ -157,8 +159,10 @@ def test_9_the_end_of_a_transaction_comes_too_late(kafka, proxy, tmp_path, late)
         hold_the_end(proxy, late)
         held = len(proxy.requests)
         until(lambda: INIT_PRODUCER_ID in proxy.requests[held:], what="a new epoch", deadline_s=HEALED_S, every_s=0.02)
-        requests = proxy.requests[held:]
-        assert ADD_PARTITIONS_TO_TXN not in requests[requests.index(END_TXN) : requests.index(INIT_PRODUCER_ID)]
+        requests = list(proxy.requests)
+        renewed = requests.index(INIT_PRODUCER_ID, held)
+        ended = renewed - 1 - requests[:renewed][::-1].index(END_TXN)
+        assert ADD_PARTITIONS_TO_TXN not in requests[ended:renewed]
         proxy.heal()
         until_every_partition_progresses(world)
         finish(world, load, service)
@@ -205,7 +209,7 @@ def test_9_a_transaction_that_the_broker_has_never_heard_of(kafka, proxy, tmp_pa
 def test_10_brokers_that_are_away_when_it_starts(kafka, tmp_path):
     world = World(kafka, tmp_path, AVERAGE)
     kafka.kill()
-    with world.service() as service, Load(world) as load:
+    with world.service() as service, Load(world, per_second=50) as load:
         time.sleep(40)
         waiting = [line for line in service.log().splitlines() if '"event": "waiting"' in line]
         assert len(waiting) == 1, "each attempt takes ten seconds; their cause is one and is said once"
@@ -268,11 +272,11 @@ def test_10_a_slow_network(kafka, proxy, tmp_path):
 def test_a_call_that_does_not_return_ends_the_process(kafka, tmp_path):
     """A frozen broker keeps its connections and answers nothing, so the commit blocks."""
     world = World(kafka, tmp_path, AVERAGE)
-    with world.service(FOREBAY_STUCK_AFTER_S="3") as service, Load(world) as load:
+    with world.service(FOREBAY_STUCK_AFTER_S="8") as service, Load(world) as load:
         until_every_partition_progresses(world)
         os.kill(kafka.pid, signal.SIGSTOP)
         try:
-            assert service.wait(15) == 70
+            assert service.wait(25) == 70
         finally:
             os.kill(kafka.pid, signal.SIGCONT)
         assert "does not return" in service.log()

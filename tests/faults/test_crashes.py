@@ -34,12 +34,15 @@ def killed(service) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", [PRODUCED, OFFSETS_SENT, COMMITTED], ids=["before-flush", "before-commit", "after-commit"]
+    ("point", "times"),
+    [(PRODUCED, 40), (OFFSETS_SENT, 5), (COMMITTED, 5)],
+    ids=["before-flush", "before-commit", "after-commit"],
 )
-def test_1_to_3_killed_in_the_middle_of_a_transaction(kafka, tmp_path, point):
+def test_1_to_3_killed_in_the_middle_of_a_transaction(kafka, tmp_path, point, times):
+    """After some transactions; each produces batches of output and changelog of three partitions."""
     world = World(kafka, tmp_path, AVERAGE)
     with Load(world) as load:
-        with breaking(world.service(), point, 5) as service:
+        with breaking(world.service(), point, times) as service:
             killed(service)
         if point == OFFSETS_SENT:
             with pytest.raises(KafkaException):

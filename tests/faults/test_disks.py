@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import json
 import shutil
 import subprocess
+from collections import Counter
 
 import pytest
 import topics
@@ -120,6 +122,17 @@ def damage_tables_of(store) -> int:
     return len(tables)
 
 
+def damage_indexes_of_tables(data) -> int:
+    """What is read first when a table is opened, but for its last bytes: they tell where that stands."""
+    tables = [table for store in stores(data) for table in store.glob("*.sst")]
+    for table in tables:
+        content = bytearray(table.read_bytes())
+        for place in range(max(0, len(content) - 2 * 1024), len(content) - 64, 16):
+            content[place] ^= 0xFF
+        table.write_bytes(content)
+    return len(tables)
+
+
 def damage_ends_of_tables(data) -> int:
     tables = [table for store in stores(data) for table in store.glob("*.sst")]
     for table in tables:
@@ -150,7 +163,15 @@ def remove_current(data) -> int:
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_tables, damage_ends_of_tables, truncate_manifests, empty_manifests, remove_current]
+    "damage",
+    [
+        damage_tables,
+        damage_indexes_of_tables,
+        damage_ends_of_tables,
+        truncate_manifests,
+        empty_manifests,
+        remove_current,
+    ],
 )
 def test_27_a_damaged_store_is_wiped_and_restored(kafka, tmp_path, damage):
     """Some damage shows when a store is opened, some only when a value is read."""
@@ -171,6 +192,40 @@ def test_27_a_damaged_store_is_wiped_and_restored(kafka, tmp_path, damage):
         assert service.stop() == 0
 
     assert_all_is_right(world, records, tmp_path / "enrich-0")
+
+
+def test_27_a_damaged_store_is_no_fault_of_a_users_function(kafka, tmp_path):
+    """The function is called record by record, and its failures are dead letters; the store's are not."""
+    (tmp_path / "counting.py").write_text(
+        """
+def count(record):
+    record.state.value = (record.state.value or 0) + 1
+    return {"device_id": record.key, "seen": record.state.value}
+"""
+    )
+    transforms = """
+        - name: avg
+          python: {entrypoint: "counting:count", stateful: true}
+"""
+    world = World(kafka, tmp_path, transforms)
+    records = list(readings(20_000, devices=2_000))
+    world.write(records[:12_000])
+    with world.service(PYTHONPATH=str(tmp_path)) as service:
+        until(world.drained, what="the first part processed")
+        assert service.stop() == 0
+        assert damage_tables(tmp_path / "enrich-0") >= 3
+        service.start()
+        world.write(records[12_000:])
+        until(world.drained, what="everything processed")
+        assert "wiped" in service.log()
+        assert service.stop() == 0
+
+    assert world.dead() == []
+    seen = Counter(
+        (value["device_id"], value["seen"]) for value in (json.loads(each.value()) for each in world.output())
+    )
+    last = Counter(key for key, _value in records)
+    assert seen == Counter((key, number) for key, count in last.items() for number in range(1, count + 1))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import random
 import time
 
 import pytest
+import raw_client
 import topics
 from confluent_kafka import Producer
 from services import until
@@ -20,6 +21,7 @@ from world import (
     readings,
 )
 
+from forebay.kafka.settings import MAX_MESSAGE_BYTES
 from forebay.messages import headers
 
 HOSTILE = {
@@ -116,6 +118,46 @@ def test_15_hostile_records_among_many_good_ones(kafka, tmp_path):
     assert_all_is_right(world, good, tmp_path / "enrich-0")
 
 
+def test_15_headers_that_are_no_text_and_times_that_are_none(kafka, tmp_path):
+    """The client cannot read such a header, and would hand out memory that is not there if it were asked again."""
+    world = World(kafka, tmp_path, AVERAGE)
+    good = list(readings(3_000))
+    world.write(good[:1_000])
+    for number in range(3):
+        raw_client.write_with_header(world.bootstrap, world.raw, b"device-1", b"%d" % number, b"\xff\xfe")
+    producer = Producer({"bootstrap.servers": world.bootstrap, "partitioner": "murmur2_random"})
+    absurd = [b"9" * 400, b"9" * 5_000, b"-1", b"1e3", b"", None]
+    for (key, value), text in zip(good[1_000:], absurd, strict=False):
+        producer.produce(world.raw, value, key, headers=[(headers.INGEST_TIME, text)])
+    assert producer.flush(30) == 0
+    world.write(good[1_000 + len(absurd) :])
+    with world.service() as service:
+        until(world.drained, what="everything processed")
+        assert service.metric("forebay_transactions_total", result="aborted") == 0
+        assert service.stop() == 0
+
+    assert reasons_of(world.dead()) == dict.fromkeys((b"0", b"1", b"2"), "invalid-header")
+    assert len(world.dead()) == 3
+    assert_all_is_right(world, good, tmp_path / "enrich-0")
+
+
+def test_15_nesting_that_can_just_be_decoded(kafka, tmp_path):
+    """What is done with a record afterwards goes deeper by a few calls."""
+    world = World(kafka, tmp_path, AVERAGE, partitions=1)
+    text = '{"device_id": "a", "timestamp": %d, "temperature_c": 1, "avg_temperature_c": 0, "nested": %s}'
+    depths = range(700, 1_100)
+    world.write(("a", (text % (depth, "[" * depth + "]" * depth)).encode()) for depth in depths)
+    with world.service() as service:
+        until(world.drained, what="everything processed")
+        assert service.metric("forebay_transactions_total", result="aborted") == 0
+        assert service.stop() == 0
+
+    reasons = list(reasons_of(world.dead()).values())
+    assert set(reasons) == {"too-deep"}
+    assert len(world.output()) + len(reasons) == len(depths)
+    assert len(world.output()) > 100
+
+
 # -- 16 -----------------------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +197,63 @@ def test_16_output_too_large_for_client_or_broker_is_isolated(kafka, tmp_path):
     assert raw[int(place[headers.SOURCE_PARTITION]), int(place[headers.SOURCE_OFFSET])] == for_client
     assert 0 < aborted <= 15
     assert_no_open_transactions(world)
+
+
+def test_16_letters_that_do_not_fit_are_cut_short(kafka, tmp_path):
+    """The client refuses the first one's headers, the broker the second one's: nothing but reason and place is left."""
+    world = World(kafka, tmp_path, AVERAGE)
+    limited(world, 2_000)
+    records = list(readings(1_000))
+    world.write(records[:500])
+    producer = Producer(
+        {"bootstrap.servers": world.bootstrap, "partitioner": "murmur2_random", "message.max.bytes": 2_000_000}
+    )
+    noise = random.Random(16)
+    for size in (20_000, MAX_MESSAGE_BYTES - 300):
+        producer.produce(world.raw, b"malformed", b"device-1", headers=[("large", noise.randbytes(size))])
+    assert producer.flush(30) == 0
+    world.write(records[500:])
+    topics.configure(world.bootstrap, world.dlq, "max.message.bytes", "10000")
+    with world.service() as service:
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+
+    assert_exactly_once(world, records)
+    assert [(each.key(), each.value()) for each in world.dead()] == [(None, None)] * 2
+    explained = [dict(each.headers()) for each in world.dead()]
+    assert all(b"large" not in each and each[headers.SOURCE_TOPIC] == world.raw.encode() for each in explained)
+    assert_no_open_transactions(world)
+
+
+def test_16_a_refused_record_is_found_in_batches_of_one(kafka, tmp_path):
+    """A read takes one record, a transaction many."""
+    world = World(kafka, tmp_path, AVERAGE, extra="      batch: {maxRecords: 1, maxWaitMs: 1000}")
+    limited(world, 2_000)
+    records = list(readings(300))
+    world.write([*records[:150], ("large", padded(0, 1_900)), *records[150:]])
+    with world.service() as service:
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+
+    assert averages_of(world.output()) == expected_averages(records)
+    assert len(world.dead()) == 1
+
+
+def test_16_what_an_abort_meets_behind_a_start_at_the_end_is_read_again(kafka, tmp_path):
+    """Before the first commit only the process knows where it began: the end of the topic is another one by then."""
+    world = World(kafka, tmp_path, AVERAGE, extra="      startFrom: Latest\n      batch: {maxWaitMs: 5000}")
+    limited(world, 2_000)
+    world.write(readings(100, seed=1, start=10_000))
+    records = list(readings(300))
+    with world.service() as service:
+        until(lambda: service.log().count('"event": "state restored"') == 3, what="it has begun")
+        world.write([*records[:150], ("large", padded(0, 1_900)), *records[150:]])
+        until(lambda: len(world.output()) == len(records), what="everything processed")
+        assert service.metric("forebay_transactions_total", result="aborted") > 0
+        assert service.stop() == 0
+
+    assert_exactly_once(world, records)
+    assert len(world.dead()) == 1
 
 
 def test_16_state_too_large_for_its_changelog_is_isolated(kafka, tmp_path):

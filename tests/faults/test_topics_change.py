@@ -5,14 +5,13 @@ a group that has forgotten where it was. It may wait or refuse; it may not go on
 """
 
 import functools
-import urllib.error
-import urllib.request
+import json
 
 import pytest
 import topics
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
-from services import until
+from services import unready, until
 from world import (
     AVERAGE,
     World,
@@ -79,17 +78,6 @@ def drop_records(world: World) -> None:
         dropped.result(10)
 
 
-def unready(service) -> str | None:
-    """Why the service is not ready; None when it is."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/readyz", timeout=5):
-            return None
-    except urllib.error.HTTPError as error:
-        return error.read().decode()
-    except OSError:
-        return "not reachable"
-
-
 def refused(service) -> str:
     """The one sentence with which the service gave up."""
     assert service.wait(30) == REFUSED
@@ -110,8 +98,10 @@ def processed(world: World, records, **extra) -> None:
 # -- 19 -----------------------------------------------------------------------------------------------------------------
 
 
-def test_19_the_output_topic_is_deleted_and_comes_back(kafka, tmp_path):
-    world = World(kafka, tmp_path, AVERAGE, extra="      delivery: {timeoutMs: 2000}")
+@pytest.mark.parametrize("transforms", [AVERAGE, WARM], ids=["stateful", "stateless"])
+def test_19_the_output_topic_is_deleted_and_comes_back(kafka, tmp_path, transforms):
+    timeout = "      delivery: {timeoutMs: 2000}"
+    world = World(kafka, tmp_path, transforms, extra=timeout, stateful=transforms == AVERAGE)
     records = list(readings(6_000))
     world.write(records[:2_000])
     with world.service() as service:
@@ -129,9 +119,12 @@ def test_19_the_output_topic_is_deleted_and_comes_back(kafka, tmp_path):
         until(world.drained, what="the rest processed")
         assert service.stop() == 0
 
+    assert_no_open_transactions(world)
+    if not world.stateful:
+        assert sorted(each.value() for each in world.output()) == sorted(value for _key, value in records[2_000:])
+        return
     wanted = {place: mean for place, mean in expected_averages(records).items() if place[1] >= 2_000}
     assert averages_of(world.output()) == wanted
-    assert_no_open_transactions(world)
     assert_state_is_the_input_folded(world, records, tmp_path / "enrich-0")
 
 
@@ -176,13 +169,16 @@ def test_19_a_changelog_made_again_is_refused_until_a_person_decides(kafka, tmp_
 def test_20_an_input_made_again_while_it_runs_stops_the_stage(kafka, tmp_path, transforms):
     """The new topic is longer than the committed offsets: only its id tells that they are of another one."""
     world = World(kafka, tmp_path, transforms, extra=STOP, stateful=transforms == AVERAGE)
-    world.write(readings(500))
+    first = list(readings(500))
+    world.write(first)
     with world.service() as service:
         until(world.drained, what="the first topic processed")
         delete(world, world.raw)
         create(world, world.raw)
-        world.write(readings(2_000))
+        world.write(readings(2_000, start=500))
         assert "onOffsetLost: Earliest" in refused(service)
+    timestamps = sorted(json.loads(each.value())["timestamp"] for each in world.output())
+    assert timestamps == list(range(500)), "nothing of the new topic was taken from the old one's offsets on"
 
 
 def test_20_an_input_made_again_while_it_was_stopped_is_refused_or_begun_by_policy(kafka, tmp_path):
@@ -278,6 +274,7 @@ def test_22_records_that_were_deleted_before_they_were_processed(kafka, tmp_path
     with world.service() as service:
         if policy == STOP:
             assert "onOffsetLost: Earliest" in refused(service)
+            assert_exactly_once(world, records[:1_000])
             return
         until(world.drained, what="what is left processed")
         assert service.stop() == 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -14,6 +15,17 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 DEADLINE_S = 60
+
+
+def unready(service) -> str | None:
+    """Why the service is not ready; None when it is."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/readyz", timeout=5):
+            return None
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+    except OSError:
+        return "not reachable"
 
 
 def until(condition, *, what: str, deadline_s: float = DEADLINE_S, every_s: float = 0.1):

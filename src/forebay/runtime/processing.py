@@ -319,7 +319,9 @@ class ProcessingLoop:
         self._committed.update(transaction.offsets)
         self._transaction = _Transaction()
         self._widen(transaction)
-        self._count(transaction, time.perf_counter() - begun)
+        commit_s = time.perf_counter() - begun
+        self._due = max(self._due, time.monotonic() + min(commit_s, self._interval_s))  # slow commits get fuller
+        self._count(transaction, commit_s)
 
     def _log_changes(self, name: str, partition: int, state: State) -> _Written:
         """Queue each changed key's last value; the last one says where in the input the state stands."""
