@@ -3,10 +3,12 @@
 import time
 
 import pytest
+import topics
+from confluent_kafka import Producer
 from load import Load, until_every_partition_progresses
 from promises import TAKEN_OVER_S
 from services import until
-from world import AVERAGE, World, assert_all_is_right
+from world import AVERAGE, World, assert_all_is_right, readings
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -32,3 +34,32 @@ def test_11_a_storm_of_rebalances(kafka, tmp_path, scale):
         assert steady.stop() == 0
 
     assert_all_is_right(world, load.records)
+
+
+def test_a_restore_waits_for_a_transaction_that_is_about_to_end(kafka, tmp_path):
+    """Of several brokers one may know later than the others that the former owner has committed."""
+    world = World(kafka, tmp_path, AVERAGE)
+    records = list(readings(3_000))
+    world.write(records[:2_000])
+    with world.service() as service:
+        until(world.drained, what="the first part processed")
+        assert service.stop() == 0
+        last = [each for each in topics.read(world.bootstrap, world.changelog) if each.partition() == 0][-1]
+        former = Producer({"bootstrap.servers": world.bootstrap, "transactional.id": world.name})
+        former.init_transactions(30)
+        former.begin_transaction()
+        former.produce(world.changelog, last.value(), last.key(), partition=0, headers=last.headers())
+        assert former.flush(30) == 0
+
+        service.start()
+        restored = '"changes": 0,', '"changes": 1,'
+        until(lambda: service.log().count(restored[0]) == 3 + 2, what="the other partitions are restored")
+        time.sleep(2)
+        assert restored[1] not in service.log()
+        former.commit_transaction(30)
+        until(lambda: restored[1] in service.log(), what="the last partition is restored with it")
+        world.write(records[2_000:])
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+
+    assert_all_is_right(world, records, tmp_path / "enrich-0")

@@ -143,6 +143,11 @@ class Admin:
         """
         return self._offsets(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # so in the client
 
+    def log_end(self, topic: str, partition: int) -> int:
+        """The offset after the last record of a partition, whether its transaction has ended or not."""
+        spec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # so in the client
+        return self._offsets(topic, [partition], spec, IsolationLevel.READ_UNCOMMITTED)[partition]
+
     def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int | None]:
         """The group's committed offsets by partition, None where it never committed.
 
@@ -245,20 +250,26 @@ class Admin:
             "check the brokers, then plan again"
         )
 
-    def _offsets(self, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+    def _offsets(
+        self,
+        topic: str,
+        partitions: Iterable[int],
+        spec: OffsetSpec,
+        isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+    ) -> dict[int, int]:
         asked = {TopicPartition(topic, number): spec for number in partitions}
         try:
-            return self._ask_for_offsets(topic, asked)
+            return self._ask_for_offsets(topic, asked, isolation)
         except TryLater:
             # after a broker was restarted the client goes on asking with the leaders and epochs that it knew
             with contextlib.suppress(KafkaException):
                 self.client.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
-            return self._ask_for_offsets(topic, asked)
+            return self._ask_for_offsets(topic, asked, isolation)
 
-    def _ask_for_offsets(self, topic: str, asked: dict[TopicPartition, OffsetSpec]) -> dict[int, int]:
-        futures = self.client.list_offsets(
-            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
-        )
+    def _ask_for_offsets(
+        self, topic: str, asked: dict[TopicPartition, OffsetSpec], isolation: IsolationLevel
+    ) -> dict[int, int]:
+        futures = self.client.list_offsets(asked, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
         return {p.partition: self.answer(future, f"read offsets of {topic}").offset for p, future in futures.items()}
 
     def answer(self, future: "Future[_T]", doing: str, *, done: int | None = None) -> Any:

@@ -47,7 +47,8 @@ class ChangelogReader:
     def __init__(self, properties: Properties) -> None:
         self._consumer = clients.consumer(properties)
         self._heard = time.monotonic()
-        self._reading: set[tuple[str, int]] = set()
+        self._reading: dict[tuple[str, int], int] = {}
+        """Where each partition may end at the earliest."""
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """First offset and read-committed end."""
@@ -57,17 +58,20 @@ class ChangelogReader:
             raise TryLater(f"{topic}/{partition} cannot be read: {exception.args[0].str()}") from exception
         return low, end
 
-    def begin(self, topic: str, partition: int, offset: int) -> None:
-        """Read this partition, too, from the offset on."""
+    def begin(self, topic: str, partition: int, offset: int, *, until: int = 0) -> None:
+        """Read this partition, too, from the offset on, and at least until the other: see Slice.
+
+        What committed readers see may end before it for a moment: Kafka answers a commit before its markers are written.
+        """
         self.stop(topic, partition)
         self._consumer.incremental_assign([TopicPartition(topic, partition, offset)])
-        self._reading.add((topic, partition))
+        self._reading[topic, partition] = until
         self._heard = time.monotonic()
 
     def stop(self, topic: str, partition: int) -> None:
         """Read this partition no more."""
         if (topic, partition) in self._reading:
-            self._reading.discard((topic, partition))
+            del self._reading[topic, partition]
             self._consumer.incremental_unassign([TopicPartition(topic, partition)])
 
     def read(self, timeout_s: float) -> list[Slice]:
@@ -97,6 +101,8 @@ class ChangelogReader:
             if error is None:
                 continue
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                if (message.offset() or 0) < self._reading[topic, partition]:
+                    continue
                 self.stop(topic, partition)
                 return [Slice(topic, partition, changes, message.offset(), position)]
             if not error.retriable():

@@ -51,7 +51,8 @@ class Restorer:
     def begin(self, stores: dict[int, dict[str, Store]]) -> dict[str, Origin]:
         """Restore each partition's stores, given by changelog topic; a store in doubt is wiped first.
 
-        Call it after the input's committed offsets were read: a commit that lands in between would be missed. Returns the
+        Call it after the input's committed offsets were read: a commit that lands in between would be missed. What was written
+        by then is waited for, whatever its transaction comes to: of several brokers one may know of a commit later. Returns the
         changelogs' origins. Raises TryLater while a changelog is missing or cannot be read; then nothing is being restored any
         more, and the caller begins again with all that it owns.
         """
@@ -110,7 +111,7 @@ class Restorer:
             store.wipe()
         start, position = (low, None) if store.mark is None else (store.mark.changelog_offset, store.mark.position)
         store.write({}, Mark(origin, start, _now_ms(), position))
-        self._reader.begin(topic, partition, start)
+        self._reader.begin(topic, partition, start, until=self._admin.log_end(topic, partition))
         return end - start
 
     def _apply(self, piece: Slice) -> None:
