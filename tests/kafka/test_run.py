@@ -259,7 +259,8 @@ def test_a_drain_that_cannot_end_is_given_up_and_says_what_is_left(make_run):
     run.process.send_signal(signal.SIGINT)
 
     assert run.wait() == 1
-    assert re.search(r"enrich still had about \d+ records to process", run.report["reason"])
+    # frozen between its offsets and their commit, or on a machine that is too busy to be asked, how many is unknown
+    assert re.search(r"enrich still had (about \d+|an unknown number of) records to process", run.report["reason"])
 
 
 @pytest.mark.parametrize("victim", ["devices", "enrich"])
