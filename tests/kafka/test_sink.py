@@ -12,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import raw_client
 import topics
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
@@ -127,6 +128,20 @@ def by_time(rows):
         ((*cells[:4], json.loads(cells[4]) if isinstance(cells[4], str) else cells[4]) for cells in rows),
         key=lambda cells: cells[1],
     )
+
+
+def test_a_record_whose_headers_cannot_be_read_is_stored(kafka, tmp_path):
+    world = World(kafka, tmp_path, DUCKDB)
+    world.write(readings(100))
+    key, value = reading(100)
+    for text in (value, b"{"):
+        raw_client.write_with_header(world.bootstrap, world.topic, key, text, b"\xff")
+    with world.service() as service:
+        until(world.drained, what="everything stored")
+        assert service.stop() == 0
+
+    assert by_time(world.stored()) == [row(number) for number in range(101)]
+    assert [each.value() for each in world.dead()] == [b"{"]
 
 
 def letter(message) -> dict[str, str]:
