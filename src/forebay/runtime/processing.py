@@ -100,6 +100,7 @@ class ProcessingLoop:
         self._commits: dict[int, Commit | None] = {}
         self._committed: dict[int, int] = {}
         self._transaction = _Transaction()
+        self._waited_for_topics = False
         self._poison: dict[tuple[int, int], int] = {}
         self._suspects: dict[int, int] = {}
         """By partition, the offset before which the record stands that the broker refused."""
@@ -504,7 +505,7 @@ class ProcessingLoop:
         """React to topics that were deleted, made again, or have grown."""
         if self._watch.seen is self._seen:
             return
-        waited = self._wait_for_topics()
+        self._wait_for_topics()
         self._seen = self._watch.seen
         found = {name: state for name, state in self._seen.items() if state is not None}
         if self._replica.stopping or not self._lineage.input_id:
@@ -515,15 +516,17 @@ class ProcessingLoop:
             raise Fatal(
                 f"topic {self._stage.from_} was deleted and made again: a fresh process begins at its beginning"
             )
-        if waited:
+        if self._waited_for_topics:
             self._rewind(restore=list(self._owned))
-        self._replica.health.ready()
+            self._replica.health.ready()
+            self._waited_for_topics = False
 
-    def _wait_for_topics(self) -> bool:
-        """Stay in the group and do nothing, not ready, until every topic exists; none is created. Tells if it had to."""
+    def _wait_for_topics(self) -> None:
+        """Stay in the group and do nothing, not ready, until every topic exists; none is created."""
         said = None
         while not self._replica.stopping and (absent := missing(self._watch.seen)) is not None:
             if said is None:
+                self._waited_for_topics = True  # also when the wait ends with an error
                 self._forget_transaction()
                 self._producer.replace(self._replica.go_on)
             if absent != said:
@@ -534,7 +537,6 @@ class ProcessingLoop:
             self._reader.pause(self._reader.owned)
             self._reader.read(1, 0.2)
             self._reader.take_ends()
-        return said is not None
 
     def _assigned(self, partitions: list[int]) -> None:
         for partition in partitions:
