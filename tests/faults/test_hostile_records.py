@@ -225,6 +225,24 @@ def test_16_letters_that_do_not_fit_are_cut_short(kafka, tmp_path):
     assert_no_open_transactions(world)
 
 
+def test_16_a_letter_of_unreadable_headers_is_cut_short(kafka, tmp_path):
+    """The broker refuses it whole, so it is looked for; nothing may ask it for its headers then."""
+    world = World(kafka, tmp_path, AVERAGE)
+    topics.configure(world.bootstrap, world.dlq, "max.message.bytes", "10000")
+    records = list(readings(300))
+    world.write(records[:150])
+    noise = random.Random(16).randbytes(15_000)
+    raw_client.write_with_header(world.bootstrap, world.raw, b"device-1", noise, b"\xff")
+    world.write(records[150:])
+    with world.service() as service:
+        until(world.drained, what="everything processed")
+        assert service.stop() == 0
+
+    assert_exactly_once(world, records)
+    (dead,) = world.dead()
+    assert (dead.key(), dead.value()) == (b"device-1", None)
+
+
 def test_16_a_refused_record_is_found_in_batches_of_one(kafka, tmp_path):
     """A read takes one record, a transaction many."""
     world = World(kafka, tmp_path, AVERAGE, extra="      batch: {maxRecords: 1, maxWaitMs: 1000}")

@@ -38,6 +38,11 @@ def with_headers(messages: Iterable[Message]) -> tuple[list[int], list[int]]:
             return carrying, unreadable
 
 
+def readable(message: Message) -> "Message | WithoutHeaders":
+    """The record whose headers nobody has asked for yet; without them where they cannot be read."""
+    return WithoutHeaders(message) if with_headers([message])[1] else message
+
+
 class WithoutHeaders:
     """A consumed record whose headers cannot be read: everything else of it."""
 

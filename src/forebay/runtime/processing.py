@@ -20,7 +20,7 @@ from functools import partial
 import structlog
 
 from forebay.errors import Fatal, TryLater
-from forebay.kafka import dead_letters
+from forebay.kafka import columns, dead_letters
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.errors import TransactionAborted, Uncertain
 from forebay.kafka.group import Commit, GroupReader, Run
@@ -281,14 +281,13 @@ class ProcessingLoop:
         """Queue a dead letter, in the fullest form that the client takes; the broker has refused so many of them before."""
         self._transaction.dead_letters[letter.reason] = self._transaction.dead_letters.get(letter.reason, 0) + 1
         forms = dead_letters.forms(letter.source, reason=letter.reason, detail=letter.detail, stage=self._stage.name)
-        self._transaction.cut_short += refused > 0
-        for place, form in enumerate(forms[refused:]):
+        for place, form in enumerate(forms[refused:], refused):
             try:
                 self._producer.produce(self._dead_letter_topic, key=form.key, value=form.value, headers=form.headers)
             except Rejected:
-                self._transaction.cut_short += refused + place == 0
-            else:
-                return
+                continue
+            self._transaction.cut_short += place > 0
+            return
         raise Fatal(
             f"topic {self._dead_letter_topic} takes not even the reason of a dead letter: raise max.message.bytes"
         )
@@ -466,7 +465,8 @@ class ProcessingLoop:
         for message in run.messages:
             place = (run.partition, message.offset())
             if place in self._poison:
-                letter = DeadLetter(message, "rejected-by-kafka", "the broker refused what this record became")
+                source = columns.readable(message)
+                letter = DeadLetter(source, "rejected-by-kafka", "the broker refused what this record became")
                 self._dead_letter(letter, refused=self._poison[place] - 1)
                 self._transaction.records_in += 1
             else:
