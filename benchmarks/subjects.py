@@ -210,7 +210,7 @@ class Floor:
             raise Failed("the floor writes what the processor wrote, which has not run")
         processor = written.processor
         connection = settings.connection(processor_kafka(bench.bootstrap), None, login=None)
-        consumer = settings.group_consumer(connection, group_id="floor", stop_on_lost_offset=False, overrides={})
+        consumer = settings.group_consumer(connection, group_id="floor", overrides={})
         producer = settings.transactional_producer(
             connection, transactional_id="floor", delivery=processor.delivery, overrides={}
         )

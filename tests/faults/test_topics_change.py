@@ -5,6 +5,7 @@ a group that has forgotten where it was. It may wait or refuse; it may not go on
 """
 
 import functools
+import signal
 
 import pytest
 import topics
@@ -171,10 +172,34 @@ def test_20_an_input_made_again_while_it_runs_stops_the_stage(kafka, tmp_path, t
     world.write(readings(500))
     with world.service() as service:
         until(world.drained, what="the first topic processed")
+        service.signal(signal.SIGSTOP)
         delete(world, world.raw)
         create(world, world.raw)
         world.write(readings(2_000, start=500))
+        service.signal(signal.SIGCONT)
         assert "onOffsetLost: Earliest" in refused(service)
+    assert len(world.output()) == 500, "nothing behind the old offsets was taken for the old topic's"
+
+
+def test_20_an_input_made_again_while_it_runs_is_begun_by_policy(kafka, tmp_path):
+    """A fresh process begins it at its beginning, with the state of the former topic."""
+    world = World(kafka, tmp_path, AVERAGE, extra=EARLIEST)
+    first, second = list(readings(500)), list(readings(2_000, start=500, seed=8))
+    world.write(first)
+    with world.service() as service:
+        until(world.drained, what="the first topic processed")
+        service.signal(signal.SIGSTOP)
+        delete(world, world.raw)
+        create(world, world.raw)
+        world.write(second)
+        service.signal(signal.SIGCONT)
+        assert service.wait(30) == 1
+        assert "made again" in service.log()
+        service.start()
+        until(world.drained, what="the second topic processed from its beginning")
+        assert service.stop() == 0
+    assert_exactly_once(world, [*first, *second])
+    assert_no_open_transactions(world)
 
 
 def test_20_an_input_made_again_while_it_was_stopped_is_refused_or_begun_by_policy(kafka, tmp_path):
@@ -273,9 +298,25 @@ def test_22_records_that_were_deleted_before_they_were_processed(kafka, tmp_path
             assert_exactly_once(world, records[:1_000])
             return
         until(world.drained, what="what is left processed")
+        assert service.metric("forebay_records_lost_total") == 1_000
         assert service.stop() == 0
     seen = [*records[:1_000], *records[2_000:]]
     assert_all_is_right(world, seen, tmp_path / "enrich-0")
+
+
+@pytest.mark.parametrize("policy", [STOP, EARLIEST], ids=["stop", "earliest"])
+def test_22_offsets_behind_the_end_are_refused(kafka, tmp_path, policy):
+    """From the earliest, as the client would go on, all would be counted twice; from the end, what comes next is skipped."""
+    world = World(kafka, tmp_path, AVERAGE, extra=policy)
+    records = list(readings(2_000))
+    processed(world, records[:1_000])
+    ends = topics.ends(world.bootstrap, world.raw, "read_committed")
+    set_offsets(world, {partition: end + 100 for partition, end in ends.items()})
+    with world.service() as service:
+        assert "behind its end" in refused(service)
+    set_offsets(world, ends)
+    processed(world, records[1_000:])
+    assert_all_is_right(world, records, tmp_path / "enrich-0")
 
 
 @pytest.mark.parametrize("disk", ["enrich-0", "elsewhere"], ids=["same-disk", "new-disk"])

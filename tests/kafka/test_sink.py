@@ -544,6 +544,28 @@ def test_a_topic_made_anew_starts_afresh(kafka, tmp_path):
     assert by_time(world.stored()) == [row(number) for number in range(250)]
 
 
+def test_a_topic_made_anew_below_a_running_sink_is_stored_whole(kafka, tmp_path):
+    """The new topic is longer than the old one's positions: only its id tells that they are of another one."""
+    world = World(kafka, tmp_path, DUCKDB, partitions=1)
+    world.write(readings(100))
+    with world.service() as sink:
+        wait_for(world, sink)
+        sink.signal(signal.SIGSTOP)
+        admin = AdminClient({"bootstrap.servers": world.bootstrap})
+        admin.delete_topics([world.topic])[world.topic].result(30)
+        until(lambda: world.topic not in admin.list_topics(timeout=10).topics, what="the topic is gone")
+        topics.create(world.bootstrap, world.topic, partitions=1)
+        world.write(readings(1_000, 100))
+        sink.signal(signal.SIGCONT)
+        assert sink.wait(60) == 1
+        assert "made again" in sink.log()
+        sink.start()
+        wait_for(world, sink)
+        sink.stop()
+
+    assert by_time(world.stored()) == [row(number) for number in range(1_100)]
+
+
 def test_latency_is_measured_on_records_that_carry_their_intake_time(kafka, tmp_path):
     world = World(kafka, tmp_path, DUCKDB)
     producer = Producer({"bootstrap.servers": world.bootstrap})

@@ -7,7 +7,7 @@ where waiting may help, and Refused where a person must act.
 import contextlib
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 from weakref import WeakMethod
@@ -97,12 +97,16 @@ class Admin:
 
     def describe(self, names: Iterable[str]) -> dict[str, TopicState | None]:
         """Like `observe` without configuration, which the user of a stage may not read."""
-        described = self._describe(names)
-        return {name: None if found is None else _state(found, {}) for name, found in described.items()}
+        return self.describing(names)()
+
+    def describing(self, names: Iterable[str]) -> Callable[[], dict[str, TopicState | None]]:
+        """Ask for what `describe` returns. What is returned here waits for the answer, so that work can be done meanwhile."""
+        described = self._describing(names)
+        return lambda: {name: None if found is None else _state(found, {}) for name, found in described().items()}
 
     def observe(self, names: Iterable[str]) -> dict[str, TopicState | None]:
         """The topics by name, with every configuration value in force; None where there is no such topic."""
-        described = self._describe(names)
+        described = self._describing(names)()
         found = [name for name, description in described.items() if description is not None]
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
         configs = self.client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S) if found else {}
@@ -213,10 +217,12 @@ class Admin:
         for name, future in self.client.delete_topics(list(names), request_timeout=REQUEST_TIMEOUT_S).items():
             self.answer(future, f"delete topic {name}", done=KafkaError.UNKNOWN_TOPIC_OR_PART)
 
-    def _describe(self, names: Iterable[str]) -> dict[str, TopicDescription | None]:
+    def _describing(self, names: Iterable[str]) -> Callable[[], dict[str, TopicDescription | None]]:
         futures = self.client.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_S)
         missing = KafkaError.UNKNOWN_TOPIC_OR_PART
-        return {name: self.answer(future, f"describe topic {name}", done=missing) for name, future in futures.items()}
+        return lambda: {
+            name: self.answer(future, f"describe topic {name}", done=missing) for name, future in futures.items()
+        }
 
     def _request(self, action: Action, *, validate_only: bool) -> None:
         bounds = {"request_timeout": REQUEST_TIMEOUT_S, "validate_only": validate_only}
@@ -238,7 +244,7 @@ class Admin:
         """Creation is asynchronous: until every partition has a leader, clients see errors."""
         deadline = time.monotonic() + LEADERS_TIMEOUT_S
         while time.monotonic() < deadline:
-            description = self._describe([name])[name]
+            description = self._describing([name])()[name]
             if description is not None and all(partition.leader for partition in description.partitions):
                 if (found := len(description.partitions)) == partitions:
                     return

@@ -26,7 +26,7 @@ from forebay.errors import Fatal, Refused, TryLater
 from forebay.kafka import clients
 from forebay.kafka.errors import ADD_THE_ACL, ClientErrors, TransactionAborted
 from forebay.kafka.settings import Properties
-from forebay.pipeline.spec import StartFrom
+from forebay.pipeline.spec import OnOffsetLost, StartFrom
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ class GroupReader:
 
     `starts` gives the offset to begin each newly assigned partition at; None for a partition (and no `starts` at all) means the
     committed offset, or where there is none, `start_from`. `on_refused` is told why the group cannot be joined; it is tried
-    again, and `on_assigned` tells that it succeeded.
+    again, and `on_assigned` tells that it succeeded. `on_records_lost` is told how many offsets `on_offset_lost` passed over.
     """
 
     def __init__(
@@ -73,11 +73,13 @@ class GroupReader:
         topic: str,
         *,
         start_from: StartFrom,
+        on_offset_lost: OnOffsetLost,
         starts: Callable[[Partitions], Mapping[int, int | None]] | None = None,
         on_assigned: Callable[[Partitions], None] = _ignore,
         on_revoked: Callable[[Partitions], None] = _ignore,
         on_lost: Callable[[Partitions], None] = _ignore,
         on_refused: Callable[[str], None] = _ignore,
+        on_records_lost: Callable[[int], None] = _ignore,
     ) -> None:
         self.topic = topic
         self.owned: set[int] = set()
@@ -86,6 +88,7 @@ class GroupReader:
         self._starts = starts
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
         self._on_refused = on_refused
+        self._on_offset_lost, self._on_records_lost = on_offset_lost, on_records_lost
         self._begun: dict[int, int] = {}
         """Where partitions without a commit were begun at what was the end then: records have come since."""
         self._failure: BaseException | None = None
@@ -145,12 +148,12 @@ class GroupReader:
             for each in found
         }
 
-    def _end_of(self, partition: int) -> int:
-        """The offset behind the last record that committed readers see."""
+    def _range_of(self, partition: int) -> tuple[int, int]:
+        """The offset of the first record, and the one behind the last that committed readers see."""
         place = TopicPartition(self.topic, partition)
         return self._ask(
-            f"the end of {self.topic}/{partition}",
-            lambda asking, timeout_s: asking.get_watermark_offsets(place, timeout=timeout_s)[1],
+            f"the offsets of {self.topic}/{partition}",
+            lambda asking, timeout_s: asking.get_watermark_offsets(place, timeout=timeout_s),
         )
 
     def _ask(self, what: str, question: Callable[[Consumer, float], Answer]) -> Answer:
@@ -195,7 +198,7 @@ class GroupReader:
         if self._start_from == OFFSET_BEGINNING:
             return OFFSET_BEGINNING
         if partition not in self._begun:
-            self._begun[partition] = self._end_of(partition)
+            self._begun[partition] = self._range_of(partition)[1]
         return self._begun[partition]
 
     def seek(self, partition: int, offset: int) -> None:
@@ -241,16 +244,33 @@ class GroupReader:
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 if event.partition() in self.owned:
                     self.ends[_partition(event)] = event.offset() or 0
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+                if event.partition() in self.owned:
+                    self._pass_over_lost(_partition(event), event.offset() or 0)
             else:
-                self._raise_unless_passing(error, event)
+                self._raise_unless_passing(error)
 
-    def _raise_unless_passing(self, error: KafkaError, event: Message) -> None:
-        code = error.code()
-        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+    def _pass_over_lost(self, partition: int, offset: int) -> None:
+        """Go on with what is left of a partition that does not hold the offset, if that may be. Raises Refused."""
+        begin, end = self._range_of(partition)
+        if offset > end:
             raise Refused(
-                f"the committed offset of {self.topic}/{event.partition()} is no longer in the topic ({error.str()}): "
-                "records were deleted before they were processed; set onOffsetLost: Earliest to go on with what is left"
+                f"offset {offset}, where {self.topic}/{partition} was to be read, lies behind its end, {end}: the group was set "
+                "there, or the topic has lost records, and what comes next may have been read before or not; set the "
+                "group's offset to where it is to go on"
             )
+        if self._on_offset_lost is OnOffsetLost.STOP and offset < begin:
+            raise Refused(
+                f"offset {offset}, where {self.topic}/{partition} was to be read, is no longer in the topic, which begins at "
+                f"{begin}: records were deleted before they were processed; set onOffsetLost: Earliest to go on with what is left"
+            )
+        lost = max(0, begin - offset)
+        log.warning("offset not in the topic", topic=self.topic, partition=partition, offset=offset, offsets_lost=lost)
+        self._on_records_lost(lost)
+        self.seek(partition, offset + lost)
+
+    def _raise_unless_passing(self, error: KafkaError) -> None:
+        code = error.code()
         if error.fatal() or code == KafkaError._FATAL:  # noqa: SLF001
             raise Fatal(f"consumer of {self.topic}: {error.str()}")
         if code == KafkaError.GROUP_AUTHORIZATION_FAILED:

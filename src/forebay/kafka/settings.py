@@ -176,13 +176,11 @@ def plain_producer(connection: Properties, *, delivery: Delivery, overrides: dic
     }
 
 
-def group_consumer(
-    connection: Properties, *, group_id: str, stop_on_lost_offset: bool, overrides: dict[str, str]
-) -> Properties:
+def group_consumer(connection: Properties, *, group_id: str, overrides: dict[str, str]) -> Properties:
     """Properties of a member of a consumer group that reads committed records only and commits by itself.
 
-    Where to start without a commit is the group reader's business. For an offset that is out of range librdkafka is told to
-    raise an error instead of jumping, unless the user chose to continue at the earliest.
+    Where to start without a commit, and what to do about an offset that is out of range, is the group reader's business:
+    librdkafka is told to raise an error instead of jumping.
     """
     return {
         **connection,
@@ -200,7 +198,7 @@ def group_consumer(
         "enable.auto.offset.store": False,
         "enable.partition.eof": True,
         "isolation.level": "read_committed",
-        "auto.offset.reset": "error" if stop_on_lost_offset else "earliest",
+        "auto.offset.reset": "error",
     }
 
 

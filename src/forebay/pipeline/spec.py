@@ -330,7 +330,7 @@ class StartFrom(StrEnum):
 
 
 class OnOffsetLost(StrEnum):
-    """What to do when the committed offset is no longer in the topic."""
+    """What to do when records were deleted before they were read, alone or with their topic."""
 
     STOP = "Stop"
     EARLIEST = "Earliest"

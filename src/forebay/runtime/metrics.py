@@ -27,6 +27,10 @@ class StageMetrics:
         self.records_in = counter("forebay_records_in", "Records taken in, in committed transactions")
         self.records_out = counter("forebay_records_out", "Records written, in committed transactions")
         self.records_dropped = counter("forebay_records_dropped", "Records that a filter or a transform dropped")
+        self.records_lost = counter(
+            "forebay_records_lost",
+            "Offsets that were deleted from the input before they were read (onOffsetLost: Earliest)",
+        )
         self._dead_letters = Counter(
             "forebay_dead_letters", "Records sent to the dead-letter topic", (*names, "reason"), registry=registry
         )

@@ -19,7 +19,7 @@ from functools import partial
 
 import structlog
 
-from forebay.errors import Fatal, TryLater
+from forebay.errors import Fatal, ForebayError, TryLater
 from forebay.kafka import columns, dead_letters
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.errors import TransactionAborted, Uncertain
@@ -27,7 +27,8 @@ from forebay.kafka.group import Commit, GroupReader, Run
 from forebay.kafka.producer import Rejected, TransactionalProducer
 from forebay.messages import headers
 from forebay.pipeline import names, properties
-from forebay.pipeline.spec import OnOffsetLost, Processor
+from forebay.pipeline.spec import Processor
+from forebay.planning.topics import TopicState
 from forebay.runtime import lineage
 from forebay.runtime.lineage import Lineage
 from forebay.runtime.pacing import TokenBucket
@@ -132,16 +133,17 @@ class ProcessingLoop:
             kafka_settings.group_consumer(
                 self._replica.connection,
                 group_id=names.group_id(self._replica.pipeline, self._stage),
-                stop_on_lost_offset=self._stage.on_offset_lost is OnOffsetLost.STOP,
                 overrides=properties.for_consumer(self._stage.kafka_properties),
             ),
             self._stage.from_,
             start_from=self._stage.start_from,
+            on_offset_lost=self._stage.on_offset_lost,
             starts=self._starts,
             on_assigned=self._assigned,
             on_revoked=self._revoked,
             on_lost=self._lost,
             on_refused=self._replica.health.not_ready,
+            on_records_lost=self._replica.metrics.records_lost.inc,
         )
         collected = time.monotonic()
         gc.collect()
@@ -305,12 +307,14 @@ class ProcessingLoop:
             return
         self._begin()
         begun = time.perf_counter()
+        topics = self._watch.looking()
         written = [
             self._log_changes(name, partition, state)
             for partition in transaction.offsets
             for name, state in self._owned[partition].states.items()
             if state.has_changes
         ]
+        self._confirm(topics)
         self._producer.send_offsets(
             self._stage.from_, transaction.offsets, self._reader.group_metadata(), metadata=self._metadata
         )
@@ -322,6 +326,17 @@ class ProcessingLoop:
         commit_s = time.perf_counter() - begun
         self._due = max(self._due, time.monotonic() + min(commit_s, self._interval_s))  # slow commits get fuller
         self._count(transaction, commit_s)
+
+    def _confirm(self, topics: Callable[[], Mapping[str, TopicState]]) -> None:
+        """See that what was read is of the topics that were looked at when it began: the client reads by name.
+
+        `topics` tells what they were after the last read.
+        """
+        try:
+            found = topics()
+        except ForebayError as error:  # one is gone, or nobody may or can tell
+            raise TransactionAborted(str(error)) from error
+        self._present(found)
 
     def _log_changes(self, name: str, partition: int, state: State) -> _Written:
         """Queue each changed key's last value; the last one says where in the input the state stands."""
@@ -478,10 +493,7 @@ class ProcessingLoop:
     def _starts(self, partitions: list[int]) -> dict[int, int | None]:
         """Where to begin newly assigned partitions, as far as that is known before their state is restored."""
         self._commits |= self._reader.commits(partitions)
-        found = self._watch.look()
-        self._lineage = lineage.observed(
-            found[self._stage.from_], [found[changelog] for changelog in self._changelogs.values()]
-        )
+        self._lineage = self._present(self._watch.look())
         self._metadata = self._lineage.encode()
         for commit in self._commits.values():
             former = lineage.decode(commit.metadata) if commit else None
@@ -505,26 +517,30 @@ class ProcessingLoop:
         """React to topics that were deleted, made again, or have grown."""
         if self._watch.seen is self._seen:
             return
-        self._wait_for_topics()
-        self._seen = self._watch.seen
-        found = {name: state for name, state in self._seen.items() if state is not None}
+        self._seen = self._wait_for_topics()
         if self._replica.stopping or not self._lineage.input_id:
             return
-        present = lineage.observed(found[self._stage.from_], [found[each] for each in self._changelogs.values()])
-        lineage.check_changelogs(self._lineage, present)
-        if not lineage.check_input(self._stage.from_, self._lineage.input_id, present, self._stage.on_offset_lost):
-            raise Fatal(
-                f"topic {self._stage.from_} was deleted and made again: a fresh process begins at its beginning"
-            )
+        self._present({name: state for name, state in self._seen.items() if state is not None})
         if self._waited_for_topics:
             self._rewind(restore=list(self._owned))
             self._replica.health.ready()
             self._waited_for_topics = False
 
-    def _wait_for_topics(self) -> None:
-        """Stay in the group and do nothing, not ready, until every topic exists; none is created."""
+    def _present(self, found: Mapping[str, TopicState]) -> Lineage:
+        """The lineage of the topics as they were found. Raises when it is not that of what is being processed."""
+        present = lineage.observed(found[self._stage.from_], [found[each] for each in self._changelogs.values()])
+        if self._lineage.input_id:
+            lineage.check_changelogs(self._lineage, present)
+            if not lineage.check_input(self._stage.from_, self._lineage.input_id, present, self._stage.on_offset_lost):
+                raise Fatal(
+                    f"topic {self._stage.from_} was deleted and made again: a fresh process begins at its beginning"
+                )
+        return present
+
+    def _wait_for_topics(self) -> Mapping[str, TopicState | None]:
+        """Stay in the group and do nothing, not ready, until every topic exists; none is created. What was seen at last."""
         said = None
-        while not self._replica.stopping and (absent := missing(self._watch.seen)) is not None:
+        while (absent := missing(seen := self._watch.seen)) is not None and not self._replica.stopping:
             if said is None:
                 self._waited_for_topics = True  # also when the wait ends with an error
                 self._forget_transaction()
@@ -537,6 +553,7 @@ class ProcessingLoop:
             self._reader.pause(self._reader.owned)
             self._reader.read(1, 0.2)
             self._reader.take_ends()
+        return seen
 
     def _assigned(self, partitions: list[int]) -> None:
         for partition in partitions:

@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from forebay.errors import Fatal, ForebayError, LostOwnership, MissingSecret, TryLater, Undeliverable
+from forebay.errors import Fatal, Forbidden, ForebayError, LostOwnership, MissingSecret, TryLater, Undeliverable
 from forebay.kafka import columns
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.admin import Admin
@@ -24,7 +24,7 @@ from forebay.kafka.dead_letters import DeadLetterProducer
 from forebay.kafka.group import GroupReader, Run
 from forebay.messages import headers
 from forebay.pipeline import names, properties
-from forebay.pipeline.spec import Delivery, OnOffsetLost, Sink
+from forebay.pipeline.spec import Delivery, Sink
 from forebay.runtime import service
 from forebay.runtime.pacing import TokenBucket
 from forebay.runtime.service import Replica
@@ -36,6 +36,7 @@ log = structlog.get_logger()
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 10.0
 _COLLECT_EVERY_S = 5.0
+_MADE_AGAIN = "it was deleted and made again; a fresh process begins at its beginning"
 
 RowT = TypeVar("RowT")
 Offsets = Mapping[int, int]
@@ -93,6 +94,8 @@ class StoringLoop(Generic[RowT]):
         self._stage = replica.stage
         self._destination = destination
         self._admin = Admin(replica.connection)
+        self._input_id = ""
+        """Of the topic that the positions belong to."""
         self._positions: dict[int, int | None] = {}
         """What the destination's rows hold, for the partitions that are read."""
         self._unplaced: set[int] = set()
@@ -122,15 +125,16 @@ class StoringLoop(Generic[RowT]):
             kafka_settings.group_consumer(
                 self._replica.connection,
                 group_id=names.group_id(self._replica.pipeline, self._stage),
-                stop_on_lost_offset=self._stage.on_offset_lost is OnOffsetLost.STOP,
                 overrides=_of(self._stage.kafka_properties, {**properties.CLIENT, **properties.CONSUMER}),
             ),
             self._stage.from_,
             start_from=self._stage.start_from,
+            on_offset_lost=self._stage.on_offset_lost,
             on_assigned=self._assigned,
             on_revoked=self._left,
             on_lost=self._left,
             on_refused=self._replica.health.not_ready,
+            on_records_lost=self._replica.metrics.records_lost.inc,
         )
         try:
             self._loop()
@@ -174,6 +178,18 @@ class StoringLoop(Generic[RowT]):
         limit = self._allowed()
         if limit == 0:
             return
+        try:
+            self._read_and_store(limit)
+        except LostOwnership as error:
+            self._replica.metrics.aborted()
+            self._replica.metrics.error(error)
+            log.warning("overtaken: reading the positions again", reason=str(error))
+            self._displace()
+        except (TryLater, MissingSecret, Forbidden) as error:
+            self._replica.metrics.aborted()
+            self._wait(error)
+
+    def _read_and_store(self, limit: int) -> None:
         runs = self._reader.read(limit, self._stage.batch.max_wait_ms / 1000)
         messages: list[Any] = [message for run in runs if self._is_expected(run) for message in run.messages]
         for unreadable in columns.with_headers(messages)[1]:
@@ -181,19 +197,12 @@ class StoringLoop(Generic[RowT]):
         ends = {each: end for each, end in self._reader.take_ends().items() if each in self._positions}
         if self._bucket is not None:
             self._bucket.spend(len(messages))
-        try:
-            if messages or ends:
-                self._store(messages, ends)
-            elif self._uncommitted:
-                self._tell_group({})
-        except LostOwnership as error:
-            self._replica.metrics.aborted()
-            self._replica.metrics.error(error)
-            log.warning("overtaken: reading the positions again", reason=str(error))
-            self._displace()
-        except (TryLater, MissingSecret) as error:
-            self._replica.metrics.aborted()
-            self._wait(error)
+        if messages:
+            self._check_input(self._topic_id())
+        if messages or ends:
+            self._store(messages, ends)
+        elif self._uncommitted:
+            self._tell_group({})
 
     def _allowed(self) -> int:
         """How many records may be read now; a rate limit first waits until there are some."""
@@ -212,10 +221,14 @@ class StoringLoop(Generic[RowT]):
         expected, first = self._positions[run.partition], run.messages[0].offset()
         if expected is not None and first is not None and first < expected:
             raise Fatal(
-                f"{self._stage.from_}/{run.partition} went back from offset {expected} to {first}: "
-                "the topic was deleted and created again; a fresh process starts it from its beginning"
+                f"{self._stage.from_}/{run.partition} went back from offset {expected} to {first}: {_MADE_AGAIN}"
             )
         return True
+
+    def _check_input(self, topic_id: str) -> None:
+        """The client reads by name: nothing is stored of a topic that is not the one the positions belong to."""
+        if topic_id != self._input_id:
+            raise Fatal(f"{self._stage.from_} is another topic than before: {_MADE_AGAIN}")
 
     # -- placing ------------------------------------------------------------------------------------------------
 
@@ -243,10 +256,11 @@ class StoringLoop(Generic[RowT]):
         if not self._unplaced or time.monotonic() < self._retry_at:
             return
         try:
-            self._destination.prepare(self._topic_id())
+            self._input_id = self._topic_id()
+            self._destination.prepare(self._input_id)
             known = self._destination.positions(self._unplaced)
             others = self._reader.committed(self._unplaced.difference(known))
-        except (TryLater, MissingSecret) as error:
+        except (TryLater, MissingSecret, Forbidden) as error:
             self._wait(error)
             return
         positions = {**known, **others}

@@ -1,12 +1,12 @@
-"""Looks at a stage's topics every few seconds, in a thread of its own: a topic that is deleted is no error to most calls.
+"""Looks at a stage's topics: every few seconds in a thread of its own, and whenever the loop asks.
 
-A client goes on with what it knew of a topic, or reports it under many names, minutes later. The loop compares what is seen
-here instead; it never waits for it.
+A topic that is deleted is no error to most calls: a client goes on with what it knew of it, or reports it under many names,
+minutes later, and reads of its successor by its name alone. The loop compares what is seen here instead.
 """
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -52,6 +52,16 @@ class TopicsWatch:
                         log.warning("waiting", reason=said)
                     time.sleep(_RETRY_S)  # some answers come at once
         return present(found)
+
+    def looking(self) -> Callable[[], Mapping[str, TopicState]]:
+        """Like `look`, asked now and once; what is returned waits for the answer."""
+        asked = self._admin.describing(self._topics)
+
+        def answered() -> Mapping[str, TopicState]:
+            self.seen = found = asked()
+            return present(found)
+
+        return answered
 
     def close(self) -> None:
         """Look no more."""
