@@ -8,6 +8,8 @@ from proxy import Proxy, second_listener
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
 from forebay_cli.embedded_kafka.broker import choose_ports, new_cluster_id
 
+pytest.register_assert_rewrite("world", "load", "topics")  # so that they tell what they found
+
 QUICK_BROKER = {
     # Look for transactions that have timed out every second instead of every ten.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",

@@ -149,9 +149,9 @@ def _world_with_two_coordinators(cluster: Cluster, folder, *, stateful: bool = T
 
 @pytest.mark.parametrize("late", ["request", "answer"])
 def test_9_the_end_of_a_transaction_comes_too_late(kafka, proxy, tmp_path, late):
-    """Whether the broker has committed is unknown; late commits arrive when the next transaction may be open already.
+    """Whether the broker has committed is unknown, and a late request arrives while the next transaction is open.
 
-    Only a new producer epoch keeps such a commit from ending the wrong transaction.
+    Only a new producer epoch keeps it from ending that one.
     """
     world = World(kafka, tmp_path, AVERAGE)
     with behind(proxy, world) as service, Load(world) as load:
@@ -163,6 +163,8 @@ def test_9_the_end_of_a_transaction_comes_too_late(kafka, proxy, tmp_path, late)
         renewed = requests.index(INIT_PRODUCER_ID, held)
         ended = renewed - 1 - requests[:renewed][::-1].index(END_TXN)
         assert ADD_PARTITIONS_TO_TXN not in requests[ended:renewed]
+        if late == "request":
+            until(lambda: ADD_PARTITIONS_TO_TXN in proxy.requests[renewed:], what="the next one is open", every_s=0.02)
         proxy.heal()
         until_every_partition_progresses(world)
         finish(world, load, service)

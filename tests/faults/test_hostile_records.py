@@ -403,7 +403,7 @@ def test_18_absurd_record_timestamps_are_not_handed_on(kafka, tmp_path):
         for bound in ("before", "after"):
             topics.configure(world.bootstrap, topic, f"message.timestamp.{bound}.max.ms", "60000")
     records = [*readings(3_000), ("device-1", b"malformed")]
-    absurd = [1, 1_000, 946_684_800_000, 4_102_444_800_000, 253_402_300_799_000]
+    absurd = [-1, 1, 1_000, 946_684_800_000, 4_102_444_800_000, 253_402_300_799_000]
     producer = Producer({"bootstrap.servers": world.bootstrap, "partitioner": "murmur2_random"})
     for index, (key, value) in enumerate(records):
         producer.produce(world.raw, value, key, timestamp=absurd[index % len(absurd)])

@@ -16,7 +16,7 @@ EVERY_S = 5
 
 
 def test_11_a_storm_of_rebalances(kafka, tmp_path, scale):
-    """A second processor comes and goes every five seconds; each revocation commits what it can and aborts little."""
+    """A second processor comes, works, and goes every five seconds; each revocation commits what it can and aborts little."""
     world = World(kafka, tmp_path, AVERAGE, partitions=4)
     with world.service(0) as steady:
         with Load(world, per_second=1_000) as load:
@@ -24,7 +24,13 @@ def test_11_a_storm_of_rebalances(kafka, tmp_path, scale):
             for _ in range(scale.storm_rounds):
                 with world.service(1) as guest:
                     guest.until_started()
-                    time.sleep(EVERY_S)
+                    leave = time.monotonic() + EVERY_S
+                    until(
+                        lambda guest=guest: guest.metric("forebay_records_in_total"),
+                        what="the guest works",
+                        deadline_s=TAKEN_OVER_S,
+                    )
+                    time.sleep(max(0.0, leave - time.monotonic()))
                     assert guest.stop() == 0
                 until_every_partition_progresses(world, deadline_s=TAKEN_OVER_S)
             committed = steady.metric("forebay_transactions_total", result="committed")
@@ -33,7 +39,7 @@ def test_11_a_storm_of_rebalances(kafka, tmp_path, scale):
         until(world.drained, what="everything processed")
         assert steady.stop() == 0
 
-    assert_all_is_right(world, load.records)
+    assert_all_is_right(world, load.records, tmp_path / "enrich-0")
 
 
 def test_a_restore_waits_for_a_transaction_that_is_about_to_end(kafka, tmp_path):

@@ -181,10 +181,11 @@ def test_20_an_input_made_again_while_it_runs_stops_the_stage(kafka, tmp_path, t
     assert len(world.output()) == 500, "nothing behind the old offsets was taken for the old topic's"
 
 
-def test_20_an_input_made_again_while_it_runs_is_begun_by_policy(kafka, tmp_path):
+@pytest.mark.parametrize("count", [2_000, 100], ids=["longer", "shorter"])
+def test_20_an_input_made_again_while_it_runs_is_begun_by_policy(kafka, tmp_path, count):
     """A fresh process begins it at its beginning, with the state of the former topic."""
     world = World(kafka, tmp_path, AVERAGE, extra=EARLIEST)
-    first, second = list(readings(500)), list(readings(2_000, start=500, seed=8))
+    first, second = list(readings(500)), list(readings(count, start=500, seed=8))
     world.write(first)
     with world.service() as service:
         until(world.drained, what="the first topic processed")
@@ -274,11 +275,14 @@ def test_21_a_stage_with_state_refuses_them(kafka, tmp_path):
     world.write(records)
     with world.service() as service:
         until(world.drained, what="processed")
+        service.signal(signal.SIGSTOP)
         grow(world, 4)
+        world.write(readings(1_000, start=1_000))
+        service.signal(signal.SIGCONT)
         assert "has 4 partitions" in refused(service)
         service.start()
         assert "stateVersion" in refused(service)
-    assert_exactly_once(world, records)
+    assert_exactly_once(world, records)  # nothing of what has come since, some of it without its state
 
 
 # -- 22 -----------------------------------------------------------------------------------------------------------------

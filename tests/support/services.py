@@ -1,5 +1,6 @@
 """Running a service's real process against a real broker, as Kubernetes or `forebay run` would."""
 
+import json
 import os
 import re
 import signal
@@ -37,6 +38,25 @@ def until(condition, *, what: str, deadline_s: float = DEADLINE_S, every_s: floa
             return value
         time.sleep(every_s)
     raise AssertionError(f"not within {deadline_s} s: {what}")
+
+
+def until_it_has_all(service, partitions: int) -> None:
+    """Wait until a processor owns so many partitions, and their state is restored: its local stores hold everything then."""
+
+    def restored() -> set[int]:
+        found: set[int] = set()
+        for line in service.log().splitlines():
+            said = json.loads(line)
+            match said["event"]:
+                case "started":
+                    found.clear()
+                case "state restored":
+                    found.add(said["partition"])
+                case "partitions assigned" | "partitions revoked" | "partitions lost":
+                    found.difference_update(said["partitions"])
+        return found
+
+    until(lambda: len(restored()) == partitions, what="it has all partitions, restored")
 
 
 class Service:

@@ -62,9 +62,13 @@ def log_in(connection: Mapping[str, Any], timeout_s: float = LOGIN_TIMEOUT_S) ->
 
 
 class Admin:
-    """A connection for administration, made from librdkafka properties (`settings.admin_connection`, say)."""
+    """A connection for administration, made from librdkafka properties (`settings.admin_connection`, say).
 
-    def __init__(self, connection: Mapping[str, Any]) -> None:
+    An answer is waited for `timeout_s`, or for REQUEST_TIMEOUT_S.
+    """
+
+    def __init__(self, connection: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
+        self._timeout_s = REQUEST_TIMEOUT_S if timeout_s is None else timeout_s
         self._servers = str(connection["bootstrap.servers"])
         self._complaint: KafkaError | None = None
         # What librdkafka would log about connections comes back as an error here. The client must not keep this object alive:
@@ -87,12 +91,12 @@ class Admin:
 
     def brokers(self) -> int:
         """How many brokers the cluster has."""
-        cluster = self.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
+        cluster = self.client.describe_cluster(request_timeout=self._timeout_s)
         return len(self.answer(cluster, "describe the cluster").nodes)
 
     def cluster_id(self) -> str:
         """Kafka's own name for the cluster: the same whatever address it was reached at."""
-        cluster = self.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
+        cluster = self.client.describe_cluster(request_timeout=self._timeout_s)
         return str(self.answer(cluster, "describe the cluster").cluster_id)
 
     def describe(self, names: Iterable[str]) -> dict[str, TopicState | None]:
@@ -109,7 +113,7 @@ class Admin:
         described = self._describing(names)()
         found = [name for name, description in described.items() if description is not None]
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
-        configs = self.client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S) if found else {}
+        configs = self.client.describe_configs(resources, request_timeout=self._timeout_s) if found else {}
         in_force = {
             resource.name: self.answer(future, f"read the configuration of topic {resource.name}")
             for resource, future in configs.items()
@@ -162,7 +166,7 @@ class Admin:
         # a rebalance hangs on the answer, where this one keeps its client and names the error soon.
         doing = f"read the offsets of group {group}"
         asked = [TopicPartition(topic, number) for number in partitions]
-        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
                 answer = self._observer(group).committed(asked, timeout=max(_POLL_S, deadline - time.monotonic()))
@@ -208,24 +212,24 @@ class Admin:
         if not asked:
             return {}
         futures = self.client.list_offsets(
-            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._timeout_s
         )
         return {(p.topic, p.partition): _offset_of(future) for p, future in futures.items()}
 
     def delete_topics(self, names: Sequence[str]) -> None:
         """Deletes topics with all of their records; those that do not exist are skipped."""
-        for name, future in self.client.delete_topics(list(names), request_timeout=REQUEST_TIMEOUT_S).items():
+        for name, future in self.client.delete_topics(list(names), request_timeout=self._timeout_s).items():
             self.answer(future, f"delete topic {name}", done=KafkaError.UNKNOWN_TOPIC_OR_PART)
 
     def _describing(self, names: Iterable[str]) -> Callable[[], dict[str, TopicDescription | None]]:
-        futures = self.client.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.describe_topics(TopicCollection(list(names)), request_timeout=self._timeout_s)
         missing = KafkaError.UNKNOWN_TOPIC_OR_PART
         return lambda: {
             name: self.answer(future, f"describe topic {name}", done=missing) for name, future in futures.items()
         }
 
     def _request(self, action: Action, *, validate_only: bool) -> None:
-        bounds = {"request_timeout": REQUEST_TIMEOUT_S, "validate_only": validate_only}
+        bounds = {"request_timeout": self._timeout_s, "validate_only": validate_only}
         match action:
             case CreateTopic():
                 topic = NewTopic(action.name, action.partitions, action.replication_factor, config=dict(action.config))
@@ -269,13 +273,13 @@ class Admin:
         except TryLater:
             # after a broker was restarted the client goes on asking with the leaders and epochs that it knew
             with contextlib.suppress(KafkaException):
-                self.client.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+                self.client.list_topics(topic, timeout=self._timeout_s)
             return self._ask_for_offsets(topic, asked, isolation)
 
     def _ask_for_offsets(
         self, topic: str, asked: dict[TopicPartition, OffsetSpec], isolation: IsolationLevel
     ) -> dict[int, int]:
-        futures = self.client.list_offsets(asked, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.list_offsets(asked, isolation_level=isolation, request_timeout=self._timeout_s)
         return {p.partition: self.answer(future, f"read offsets of {topic}").offset for p, future in futures.items()}
 
     def answer(self, future: "Future[_T]", doing: str, *, done: int | None = None) -> Any:
@@ -284,7 +288,7 @@ class Admin:
         None when Kafka answers with the error code `done`, which means that nothing is left to do.
         """
         before = self._complaint  # still the cause when the client does not try again within this time
-        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
                 result = future.result(timeout=_POLL_S)
@@ -292,8 +296,9 @@ class Admin:
                 return result
             except TimeoutError:
                 self.client.poll(0)  # serves `_remember`
-                if self._complaint is not None and self._complaint is not before and _is_login(self._complaint):
-                    raise self._error(self._complaint, doing) from None  # it would be repeated until the time is up
+                complaint = self._complaint  # once: other threads ask, too
+                if complaint is not None and complaint is not before and _is_login(complaint):
+                    raise self._error(complaint, doing) from None  # it would be repeated until the time is up
                 if time.monotonic() > deadline:
                     raise self._unreachable() from None
             except KafkaException as exception:
@@ -331,7 +336,7 @@ class Admin:
             else "check the address, that a broker listens there, and whether it wants TLS"
         )
         kind = Untrusted if tls else TryLater
-        return kind(f"cannot reach Kafka at {self._servers} within {REQUEST_TIMEOUT_S:g} s: {reason}{cure}")
+        return kind(f"cannot reach Kafka at {self._servers} within {self._timeout_s:g} s: {reason}{cure}")
 
 
 _COORDINATOR_MOVES = frozenset(

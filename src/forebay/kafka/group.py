@@ -59,12 +59,17 @@ def _ignore(_told: object) -> None:
     pass
 
 
+def _nothing() -> None:
+    pass
+
+
 class GroupReader:
     """A subscribed consumer that hands out records in runs and tells when its assignment changes.
 
     `starts` gives the offset to begin each newly assigned partition at; None for a partition (and no `starts` at all) means the
     committed offset, or where there is none, `start_from`. `on_refused` is told why the group cannot be joined; it is tried
-    again, and `on_assigned` tells that it succeeded. `on_records_lost` is told how many offsets `on_offset_lost` passed over.
+    again, and `on_assigned` tells that it succeeded. `on_records_lost` is told how many offsets `on_offset_lost` passed over;
+    before that `check_topic` raises if the topic is not the one that was read before.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class GroupReader:
         on_lost: Callable[[Partitions], None] = _ignore,
         on_refused: Callable[[str], None] = _ignore,
         on_records_lost: Callable[[int], None] = _ignore,
+        check_topic: Callable[[], object] = _nothing,
     ) -> None:
         self.topic = topic
         self.owned: set[int] = set()
@@ -89,6 +95,9 @@ class GroupReader:
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
         self._on_refused = on_refused
         self._on_offset_lost, self._on_records_lost = on_offset_lost, on_records_lost
+        self._check_topic = check_topic
+        self._lost_until: dict[int, int] = {}
+        """Up to where lost offsets have been told, by partition: an abort meets them again."""
         self._begun: dict[int, int] = {}
         """Where partitions without a commit were begun at what was the end then: records have come since."""
         self._failure: BaseException | None = None
@@ -107,8 +116,13 @@ class GroupReader:
             failure, self._failure = self._failure, None
             raise failure
         if any(map(Message.error, messages)):  # in C: this line sees every record
-            self._note([message for message in messages if message.error() is not None])
-            messages = [message for message in messages if message.error() is None]
+            again = self._note([message for message in messages if message.error() is not None])
+            messages = [
+                message
+                for message in messages
+                if message.error() is None
+                and not (message.partition() in again and _offset(message) >= again[_partition(message)])
+            ]
         if self._rebalanced:
             messages = [message for message in messages if message.partition() in self.owned]
         return [
@@ -236,7 +250,9 @@ class GroupReader:
     def _of(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self.topic, partition) for partition in partitions]
 
-    def _note(self, events: Sequence[Message]) -> None:
+    def _note(self, events: Sequence[Message]) -> dict[int, int]:
+        """Answer events that came in place of records. Where partitions were sought, whose records from there come again."""
+        again: dict[int, int] = {}
         for event in events:
             error = event.error()
             if error is None:
@@ -246,28 +262,35 @@ class GroupReader:
                     self.ends[_partition(event)] = event.offset() or 0
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
                 if event.partition() in self.owned:
-                    self._pass_over_lost(_partition(event), event.offset() or 0)
+                    partition = _partition(event)
+                    again[partition] = self._pass_over_lost(partition, event.offset())
             else:
                 self._raise_unless_passing(error)
+        return again
 
-    def _pass_over_lost(self, partition: int, offset: int) -> None:
-        """Go on with what is left of a partition that does not hold the offset, if that may be. Raises Refused."""
+    def _pass_over_lost(self, partition: int, offset: int | None) -> int:
+        """Seek the first record of a partition that does not hold the offset, if that may be. Raises Refused.
+
+        The client names no offset where it finds out by a new leader that records are gone.
+        """
+        self._check_topic()
         begin, end = self._range_of(partition)
-        if offset > end:
+        if offset is None or offset >= begin:  # the end may have risen since
             raise Refused(
-                f"offset {offset}, where {self.topic}/{partition} was to be read, lies behind its end, {end}: the group was set "
+                f"the offset at which {self.topic}/{partition} was to be read lay behind its end (now {end}): the group was set "
                 "there, or the topic has lost records, and what comes next may have been read before or not; set the "
                 "group's offset to where it is to go on"
             )
-        if self._on_offset_lost is OnOffsetLost.STOP and offset < begin:
+        if self._on_offset_lost is OnOffsetLost.STOP:
             raise Refused(
                 f"offset {offset}, where {self.topic}/{partition} was to be read, is no longer in the topic, which begins at "
                 f"{begin}: records were deleted before they were processed; set onOffsetLost: Earliest to go on with what is left"
             )
-        lost = max(0, begin - offset)
-        log.warning("offset not in the topic", topic=self.topic, partition=partition, offset=offset, offsets_lost=lost)
-        self._on_records_lost(lost)
-        self.seek(partition, offset + lost)
+        log.warning("records were deleted before they were read", partition=partition, offset=offset, begin=begin)
+        self._on_records_lost(max(0, begin - max(offset, self._lost_until.get(partition, 0))))
+        self._lost_until[partition] = begin
+        self.seek(partition, begin)
+        return begin
 
     def _raise_unless_passing(self, error: KafkaError) -> None:
         code = error.code()
@@ -325,6 +348,10 @@ class GroupReader:
 
 def _partition(message: Message) -> int:
     return message.partition()  # type: ignore[return-value]  # a consumed record has one
+
+
+def _offset(message: Message) -> int:
+    return message.offset()  # type: ignore[return-value]  # likewise
 
 
 def _run(partition: int, messages: list[Message]) -> Run:

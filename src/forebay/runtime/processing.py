@@ -19,7 +19,7 @@ from functools import partial
 
 import structlog
 
-from forebay.errors import Fatal, ForebayError, TryLater
+from forebay.errors import Fatal, Forbidden, TryLater
 from forebay.kafka import columns, dead_letters
 from forebay.kafka import settings as kafka_settings
 from forebay.kafka.errors import TransactionAborted, Uncertain
@@ -102,6 +102,8 @@ class ProcessingLoop:
         self._committed: dict[int, int] = {}
         self._transaction = _Transaction()
         self._waited_for_topics = False
+        self._forbidden = False
+        """The user may not describe the topics, and nothing can be committed."""
         self._poison: dict[tuple[int, int], int] = {}
         self._suspects: dict[int, int] = {}
         """By partition, the offset before which the record stands that the broker refused."""
@@ -144,6 +146,7 @@ class ProcessingLoop:
             on_lost=self._lost,
             on_refused=self._replica.health.not_ready,
             on_records_lost=self._replica.metrics.records_lost.inc,
+            check_topic=lambda: self._present(self._watch.look()),
         )
         collected = time.monotonic()
         gc.collect()
@@ -328,14 +331,21 @@ class ProcessingLoop:
         self._count(transaction, commit_s)
 
     def _confirm(self, topics: Callable[[], Mapping[str, TopicState]]) -> None:
-        """See that what was read is of the topics that were looked at when it began: the client reads by name.
+        """See that what was read is of the topics that the committed offsets belong to: the client reads by name.
 
-        `topics` tells what they were after the last read.
+        `topics` tells what they have been since the last read.
         """
         try:
             found = topics()
-        except ForebayError as error:  # one is gone, or nobody may or can tell
+        except Forbidden as error:
+            self._forbidden = True
+            self._replica.health.not_ready(str(error))
             raise TransactionAborted(str(error)) from error
+        except TryLater as error:  # one is gone, or nobody can tell
+            raise TransactionAborted(str(error)) from error
+        if self._forbidden:
+            self._forbidden = False
+            self._replica.health.ready()
         self._present(found)
 
     def _log_changes(self, name: str, partition: int, state: State) -> _Written:

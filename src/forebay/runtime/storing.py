@@ -135,6 +135,7 @@ class StoringLoop(Generic[RowT]):
             on_lost=self._left,
             on_refused=self._replica.health.not_ready,
             on_records_lost=self._replica.metrics.records_lost.inc,
+            check_topic=lambda: self._check_input(self._topic_id()),
         )
         try:
             self._loop()
@@ -197,7 +198,7 @@ class StoringLoop(Generic[RowT]):
         ends = {each: end for each, end in self._reader.take_ends().items() if each in self._positions}
         if self._bucket is not None:
             self._bucket.spend(len(messages))
-        if messages:
+        if messages or ends or self._uncommitted:
             self._check_input(self._topic_id())
         if messages or ends:
             self._store(messages, ends)
@@ -256,8 +257,11 @@ class StoringLoop(Generic[RowT]):
         if not self._unplaced or time.monotonic() < self._retry_at:
             return
         try:
-            self._input_id = self._topic_id()
-            self._destination.prepare(self._input_id)
+            topic_id = self._topic_id()
+            if self._positions:
+                self._check_input(topic_id)
+            self._input_id = topic_id
+            self._destination.prepare(topic_id)
             known = self._destination.positions(self._unplaced)
             others = self._reader.committed(self._unplaced.difference(known))
         except (TryLater, MissingSecret, Forbidden) as error:
@@ -272,7 +276,7 @@ class StoringLoop(Generic[RowT]):
         log.info("storing", partitions=len(self._positions))
 
     def _wait(self, error: ForebayError) -> None:
-        """Ask the destination again later, and say so once."""
+        """Ask Kafka and the destination again later, and say so once."""
         self._destination.close()
         self._displace()
         self._replica.metrics.error(error)

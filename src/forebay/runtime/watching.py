@@ -20,6 +20,8 @@ log = structlog.get_logger()
 EVERY_S = 3.0
 _PATIENCE_S = 30.0
 """The broker that was asked may be the one that has just died. With the wait for offsets it stays below the watchdog's time."""
+_ANSWER_S = 4.0
+"""A transaction is open meanwhile, and the broker that was asked may have died: better to ask again."""
 _RETRY_S = 0.5
 
 
@@ -28,7 +30,7 @@ class TopicsWatch:
 
     def __init__(self, connection: kafka_settings.Properties, topics: Iterable[str]) -> None:
         self._topics = tuple(topics)
-        self._admin = Admin(connection)
+        self._admin = Admin(connection, timeout_s=_ANSWER_S)
         self._turn = threading.Lock()
         self._ended = threading.Event()
         self.seen: Mapping[str, TopicState | None] = {}
@@ -54,7 +56,7 @@ class TopicsWatch:
         return present(found)
 
     def looking(self) -> Callable[[], Mapping[str, TopicState]]:
-        """Like `look`, asked now and once; what is returned waits for the answer."""
+        """Ask once, now, and wait for the answer in what is returned, which raises as `look` does, but soon."""
         asked = self._admin.describing(self._topics)
 
         def answered() -> Mapping[str, TopicState]:
