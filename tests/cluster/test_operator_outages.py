@@ -14,7 +14,7 @@ from services import until
 
 from forebay.pipeline import schema
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
-from forebay_cli.embedded_kafka.broker import choose_ports, new_cluster_id
+from forebay_cli.embedded_kafka.broker import free_ports, new_cluster_id
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def proxy_and_kafka(tmp_path_factory):
     """A broker that tells its clients to come through the proxy."""
-    plain, controller = choose_ports(BrokerOptions())[:2]
+    plain, controller = free_ports(2)
     proxy = StreamProxy(plain)
     options = BrokerOptions(
         port=plain,

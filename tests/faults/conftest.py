@@ -6,7 +6,7 @@ import pytest
 from proxy import Proxy, second_listener
 
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
-from forebay_cli.embedded_kafka.broker import choose_ports, new_cluster_id
+from forebay_cli.embedded_kafka.broker import free_ports, new_cluster_id
 
 pytest.register_assert_rewrite("world", "load", "topics")  # so that they tell what they found
 
@@ -45,8 +45,7 @@ def scale(request):
 @pytest.fixture(scope="session")
 def proxy_and_kafka(tmp_path_factory):
     """The broker tells clients of its second listener to connect to the proxy; all others reach it directly."""
-    plain, controller = choose_ports(BrokerOptions())[:2]
-    behind = choose_ports(BrokerOptions()).plain
+    plain, controller, behind = free_ports(3)
     proxy = Proxy(behind)
     options = BrokerOptions(
         port=plain,

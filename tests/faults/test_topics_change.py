@@ -24,6 +24,8 @@ from world import (
     readings,
 )
 
+from cluster import Cluster
+
 REFUSED = 78
 STOP = "      onOffsetLost: Stop"
 EARLIEST = "      onOffsetLost: Earliest"
@@ -165,6 +167,15 @@ def test_19_a_changelog_made_again_is_refused_until_a_person_decides(kafka, tmp_
 # -- 20 -----------------------------------------------------------------------------------------------------------------
 
 
+def exchange_input(world: World, service, records) -> None:
+    """Delete the input and make it again, with records, while the service is frozen: it sees nothing in between."""
+    service.signal(signal.SIGSTOP)
+    delete(world, world.raw)
+    create(world, world.raw)
+    world.write(records)
+    service.signal(signal.SIGCONT)
+
+
 @pytest.mark.parametrize("transforms", [AVERAGE, WARM], ids=["stateful", "stateless"])
 def test_20_an_input_made_again_while_it_runs_stops_the_stage(kafka, tmp_path, transforms):
     """The new topic is longer than the committed offsets: only its id tells that they are of another one."""
@@ -172,11 +183,7 @@ def test_20_an_input_made_again_while_it_runs_stops_the_stage(kafka, tmp_path, t
     world.write(readings(500))
     with world.service() as service:
         until(world.drained, what="the first topic processed")
-        service.signal(signal.SIGSTOP)
-        delete(world, world.raw)
-        create(world, world.raw)
-        world.write(readings(2_000, start=500))
-        service.signal(signal.SIGCONT)
+        exchange_input(world, service, readings(2_000, start=500))
         assert "onOffsetLost: Earliest" in refused(service)
     assert len(world.output()) == 500, "nothing behind the old offsets was taken for the old topic's"
 
@@ -189,11 +196,7 @@ def test_20_an_input_made_again_while_it_runs_is_begun_by_policy(kafka, tmp_path
     world.write(first)
     with world.service() as service:
         until(world.drained, what="the first topic processed")
-        service.signal(signal.SIGSTOP)
-        delete(world, world.raw)
-        create(world, world.raw)
-        world.write(second)
-        service.signal(signal.SIGCONT)
+        exchange_input(world, service, second)
         assert service.wait(30) == 1
         assert "made again" in service.log()
         service.start()
@@ -321,6 +324,35 @@ def test_22_offsets_behind_the_end_are_refused(kafka, tmp_path, policy):
     set_offsets(world, ends)
     processed(world, records[1_000:])
     assert_all_is_right(world, records, tmp_path / "enrich-0")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("policy", [STOP, EARLIEST], ids=["stop", "earliest"])
+def test_22_an_input_that_has_lost_records_is_refused(tmp_path, policy):
+    """A broker that lagged became the leader: what it lacks was processed already, and the rest must not be once more."""
+    with Cluster(tmp_path / "cluster") as cluster:
+        world = World(cluster, tmp_path, AVERAGE, extra=policy, partitions=1)
+        leader, lagging = 1, 2
+        delete(world, world.raw)
+        config = {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}
+        topics.create(world.bootstrap, world.raw, partitions=1, replicas=[[leader, lagging]], config=config)
+        records = list(readings(2_000))
+        world.write(records[:1_000])
+        with world.service() as service:
+            until(world.drained, what="the first part processed")
+            cluster.brokers[lagging].kill()
+            until(lambda: in_sync(world) == [leader], what="the other one lags")
+            world.write(records[1_000:])
+            until(world.drained, what="everything processed")
+            cluster.brokers[leader].kill()
+            cluster.brokers[lagging].restart()
+            assert "behind its end" in refused(service)
+        assert_exactly_once(world, records)
+
+
+def in_sync(world: World) -> list[int]:
+    (partition,) = admin(world).list_topics(world.raw, timeout=20).topics[world.raw].partitions.values()
+    return partition.isrs
 
 
 @pytest.mark.parametrize("disk", ["enrich-0", "elsewhere"], ids=["same-disk", "new-disk"])

@@ -12,7 +12,7 @@ from proxy import Proxy, second_listener
 from services import until
 
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
-from forebay_cli.embedded_kafka.broker import choose_ports, new_cluster_id
+from forebay_cli.embedded_kafka.broker import free_ports, new_cluster_id
 
 NODES = (1, 2, 3)
 PARTITIONS = 6
@@ -36,18 +36,17 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         cluster_id = new_cluster_id()
-        ports = {node: choose_ports(BrokerOptions()) for node in NODES}
-        behind = {node: choose_ports(BrokerOptions()).plain for node in NODES}
-        controllers = {node: ports[node].controller for node in NODES}
+        ports = free_ports(3 * len(NODES))
+        plain, behind, controllers = ({node: ports.pop() for node in NODES} for _ in range(3))
         self.proxies = {node: Proxy(behind[node]) for node in NODES}
         options = {
             node: BrokerOptions(
-                port=ports[node].plain,
+                port=plain[node],
                 membership=Membership(cluster_id=cluster_id, node_id=node, controller_ports=controllers),
                 heap_mebibytes=384,
                 properties=PROPERTIES
                 | second_listener(
-                    self.proxies[node], plain=ports[node].plain, behind=behind[node], controller=controllers[node]
+                    self.proxies[node], plain=plain[node], behind=behind[node], controller=controllers[node]
                 ),
                 start_timeout_seconds=120,
             )

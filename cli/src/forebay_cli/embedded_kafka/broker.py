@@ -19,6 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -338,16 +339,23 @@ def choose_ports(options: BrokerOptions) -> Ports:
     """
     if options.port:
         require_free(options.port)
-    free = (port for port in random.sample(PORT_RANGE, len(PORT_RANGE)) if port != options.port and port_is_free(port))
-    try:
-        membership = options.membership
-        plain = options.port or next(free)
-        controller = membership.controller_ports[membership.node_id] if membership else next(free)
-        return Ports(plain, controller, next(free), next(free)) if options.security else Ports(plain, controller)
-    except StopIteration:
+    free = free_ports(len(Ports._fields) + 1)
+    if options.port in free:
+        free.remove(options.port)
+    membership = options.membership
+    plain = options.port or free.pop()
+    controller = membership.controller_ports[membership.node_id] if membership else free.pop()
+    return Ports(plain, controller, free.pop(), free.pop()) if options.security else Ports(plain, controller)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many different ports that are free at this moment; raises PortTakenError when there are fewer."""
+    found = list(islice(filter(port_is_free, random.sample(PORT_RANGE, len(PORT_RANGE))), count))
+    if len(found) < count:
         raise PortTakenError(
-            f"no free port from {PORT_RANGE.start} to {PORT_RANGE.stop - 1} on {HOST}: stop other programs"
-        ) from None
+            f"no {count} free ports from {PORT_RANGE.start} to {PORT_RANGE.stop - 1} on {HOST}: stop other programs"
+        )
+    return found
 
 
 def require_free(port: int) -> None:
