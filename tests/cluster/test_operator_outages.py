@@ -9,12 +9,13 @@ import kube
 import pytest
 import yaml
 from operated import SPEC, Operated, quiet
+from ports import own_ports
 from proxy import StreamProxy
 from services import until
 
 from forebay.pipeline import schema
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
-from forebay_cli.embedded_kafka.broker import free_ports, new_cluster_id
+from forebay_cli.embedded_kafka.broker import new_cluster_id
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def proxy_and_kafka(tmp_path_factory):
     """A broker that tells its clients to come through the proxy."""
-    plain, controller = free_ports(2)
+    plain, controller = own_ports(2)
     proxy = StreamProxy(plain)
     options = BrokerOptions(
         port=plain,

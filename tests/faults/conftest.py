@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import pytest
+from ports import own_ports
 from proxy import Proxy, second_listener
 
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
-from forebay_cli.embedded_kafka.broker import free_ports, new_cluster_id
+from forebay_cli.embedded_kafka.broker import new_cluster_id
 
 pytest.register_assert_rewrite("world", "load", "topics")  # so that they tell what they found
 
@@ -45,7 +46,7 @@ def scale(request):
 @pytest.fixture(scope="session")
 def proxy_and_kafka(tmp_path_factory):
     """The broker tells clients of its second listener to connect to the proxy; all others reach it directly."""
-    plain, controller, behind = free_ports(3)
+    plain, controller, behind = own_ports(3)
     proxy = Proxy(behind)
     options = BrokerOptions(
         port=plain,

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from ports import own_ports
 from proxy import Proxy, second_listener
 from services import until
 
 from forebay_cli.embedded_kafka import BrokerOptions, EmbeddedKafka, Membership
-from forebay_cli.embedded_kafka.broker import free_ports, new_cluster_id
+from forebay_cli.embedded_kafka.broker import new_cluster_id
 
 NODES = (1, 2, 3)
 PARTITIONS = 6
@@ -36,7 +37,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         cluster_id = new_cluster_id()
-        ports = free_ports(3 * len(NODES))
+        ports = own_ports(3 * len(NODES))
         plain, behind, controllers = ({node: ports.pop() for node in NODES} for _ in range(3))
         self.proxies = {node: Proxy(behind[node]) for node in NODES}
         options = {

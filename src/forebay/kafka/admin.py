@@ -37,6 +37,7 @@ from forebay.kafka.errors import ADD_THE_ACL
 from forebay.planning.topics import Action, AddPartitions, AlterConfig, CreateTopic, TopicState
 
 REQUEST_TIMEOUT_S = 10.0
+_REFRESH_S = 1.0
 LEADERS_TIMEOUT_S = 30.0
 """A new topic answers in milliseconds; a cluster that elects leaders after a failure may take this long."""
 
@@ -64,7 +65,7 @@ def log_in(connection: Mapping[str, Any], timeout_s: float = LOGIN_TIMEOUT_S) ->
 class Admin:
     """A connection for administration, made from librdkafka properties (`settings.admin_connection`, say).
 
-    An answer is waited for `timeout_s`, or for REQUEST_TIMEOUT_S.
+    Each request is given `timeout_s`, or REQUEST_TIMEOUT_S.
     """
 
     def __init__(self, connection: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
@@ -224,9 +225,16 @@ class Admin:
     def _describing(self, names: Iterable[str]) -> Callable[[], dict[str, TopicDescription | None]]:
         futures = self.client.describe_topics(TopicCollection(list(names)), request_timeout=self._timeout_s)
         missing = KafkaError.UNKNOWN_TOPIC_OR_PART
-        return lambda: {
-            name: self.answer(future, f"describe topic {name}", done=missing) for name, future in futures.items()
-        }
+
+        def answered() -> dict[str, TopicDescription | None]:
+            try:
+                return {n: self.answer(each, f"describe topic {n}", done=missing) for n, each in futures.items()}
+            except TryLater:
+                with contextlib.suppress(KafkaException):  # the client goes on asking a broker that is gone
+                    self.client.list_topics(next(iter(futures)), timeout=_REFRESH_S)
+                raise
+
+        return answered
 
     def _request(self, action: Action, *, validate_only: bool) -> None:
         bounds = {"request_timeout": self._timeout_s, "validate_only": validate_only}

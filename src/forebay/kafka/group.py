@@ -33,6 +33,9 @@ log = structlog.get_logger()
 COMMITTED_TIMEOUT_S = 60.0
 """How long to wait for stable offsets: a dead member's open transaction hides them until it times out."""
 
+_TRUNCATED = "log truncation"
+"""librdkafka's words when a new leader has less than was read; the event has the same code as others, and no offset."""
+
 
 class Commit(NamedTuple):
     """What a group has committed for a partition."""
@@ -96,8 +99,10 @@ class GroupReader:
         self._on_refused = on_refused
         self._on_offset_lost, self._on_records_lost = on_offset_lost, on_records_lost
         self._check_topic = check_topic
-        self._lost_until: dict[int, int] = {}
-        """Up to where lost offsets have been told, by partition: an abort meets them again."""
+        self._lost: dict[int, tuple[int, int]] = {}
+        """From where to where lost offsets have been told, by partition: an abort meets them again."""
+        self._sought: dict[int, int] = {}
+        """The offset that each partition was last assigned at, where it was given as one."""
         self._begun: dict[int, int] = {}
         """Where partitions without a commit were begun at what was the end then: records have come since."""
         self._failure: BaseException | None = None
@@ -203,9 +208,13 @@ class GroupReader:
         ]
         if again:
             self._consumer.incremental_unassign([TopicPartition(self.topic, each.partition) for each in again])
-            self._consumer.incremental_assign(again)
+            self._assign(again)
         for each in again:
             self.ends.pop(each.partition, None)
+
+    def _assign(self, places: list[TopicPartition]) -> None:
+        self._consumer.incremental_assign(places)
+        self._sought.update({each.partition: max(0, each.offset) for each in places})
 
     def _start_of(self, partition: int) -> int:
         """Where a partition without a commit begins, the same at every look: "latest" would skip what has come since."""
@@ -261,34 +270,46 @@ class GroupReader:
                 if event.partition() in self.owned:
                     self.ends[_partition(event)] = event.offset() or 0
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
-                if event.partition() in self.owned:
-                    partition = _partition(event)
-                    again[partition] = self._pass_over_lost(partition, event.offset())
+                partition, offset = _partition(event), event.offset()
+                if partition not in self.owned:
+                    continue
+                if offset is None:
+                    self._answer_unplaced(partition, error)
+                elif offset >= self._sought.get(partition, 0):  # not of an earlier place
+                    again[partition] = self._pass_over_lost(partition, offset)
             else:
                 self._raise_unless_passing(error)
         return again
 
-    def _pass_over_lost(self, partition: int, offset: int | None) -> int:
-        """Seek the first record of a partition that does not hold the offset, if that may be. Raises Refused.
+    def _answer_unplaced(self, partition: int, error: KafkaError) -> None:
+        """The client could not find out where the partition begins, or a new leader told it that records are gone."""
+        if _TRUNCATED not in error.str():
+            raise TryLater(f"{self.topic}/{partition} cannot be read: {error.str()}")
+        self._check_topic()
+        raise self._behind_the_end(partition, self._range_of(partition)[1])
 
-        The client names no offset where it finds out by a new leader that records are gone.
-        """
+    def _behind_the_end(self, partition: int, end: int) -> Refused:
+        return Refused(
+            f"the offset at which {self.topic}/{partition} was to be read lay behind its end (now {end}): the group was set "
+            "there, or the topic has lost records, and what comes next may have been read before or not; set the "
+            "group's offset to where it is to go on"
+        )
+
+    def _pass_over_lost(self, partition: int, offset: int) -> int:
+        """Seek the first record of a partition that does not hold the offset, if that may be. Raises Refused."""
         self._check_topic()
         begin, end = self._range_of(partition)
-        if offset is None or offset >= begin:  # the end may have risen since
-            raise Refused(
-                f"the offset at which {self.topic}/{partition} was to be read lay behind its end (now {end}): the group was set "
-                "there, or the topic has lost records, and what comes next may have been read before or not; set the "
-                "group's offset to where it is to go on"
-            )
+        if offset >= begin:  # the end may have risen since
+            raise self._behind_the_end(partition, end)
         if self._on_offset_lost is OnOffsetLost.STOP:
             raise Refused(
                 f"offset {offset}, where {self.topic}/{partition} was to be read, is no longer in the topic, which begins at "
                 f"{begin}: records were deleted before they were processed; set onOffsetLost: Earliest to go on with what is left"
             )
         log.warning("records were deleted before they were read", partition=partition, offset=offset, begin=begin)
-        self._on_records_lost(max(0, begin - max(offset, self._lost_until.get(partition, 0))))
-        self._lost_until[partition] = begin
+        told_from, told_to = self._lost.get(partition, (begin, begin))
+        self._on_records_lost(begin - offset - max(0, told_to - max(offset, told_from)))
+        self._lost[partition] = (min(offset, told_from), begin)
         self.seek(partition, begin)
         return begin
 
@@ -315,7 +336,7 @@ class GroupReader:
             except TryLater as error:  # a partition that is not taken would never be read
                 raise Fatal(f"assigned partitions cannot be taken: {error}") from error
             self.owned.update(added)
-            self._consumer.incremental_assign(places)
+            self._assign(places)
             self._on_assigned(added)
 
         self._guarded(assign)

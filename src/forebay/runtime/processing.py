@@ -528,10 +528,15 @@ class ProcessingLoop:
         if self._watch.seen is self._seen:
             return
         self._seen = self._wait_for_topics()
-        if self._replica.stopping or not self._lineage.input_id:
+        if self._replica.stopping:
+            return
+        if not self._lineage.input_id:  # nothing was ever assigned
+            self._waited_for_topics = False
             return
         self._present({name: state for name, state in self._seen.items() if state is not None})
         if self._waited_for_topics:
+            self._forget_transaction()
+            self._producer.abort()
             self._rewind(restore=list(self._owned))
             self._replica.health.ready()
             self._waited_for_topics = False
@@ -542,9 +547,7 @@ class ProcessingLoop:
         if self._lineage.input_id:
             lineage.check_changelogs(self._lineage, present)
             if not lineage.check_input(self._stage.from_, self._lineage.input_id, present, self._stage.on_offset_lost):
-                raise Fatal(
-                    f"topic {self._stage.from_} was deleted and made again: a fresh process begins at its beginning"
-                )
+                raise Fatal(f"topic {self._stage.from_} was deleted and made again: a fresh process begins it anew")
         return present
 
     def _wait_for_topics(self) -> Mapping[str, TopicState | None]:
@@ -599,12 +602,16 @@ class ProcessingLoop:
     def _revoked(self, partitions: list[int]) -> None:
         try:
             self._commit()
+        except BaseException:
+            self._forget_transaction()  # another revocation may come before the error is answered
+            raise
         finally:
             self._let_go(partitions)
             log.info("partitions revoked", partitions=sorted(partitions), owned=len(self._owned))
 
     def _lost(self, partitions: list[int]) -> None:
         """The group has given them away already: nothing of them may be committed."""
+        self._forget_transaction()  # a revocation may come before the error is answered
         self._let_go(partitions)
         log.warning("partitions lost", partitions=sorted(partitions))
         raise TransactionAborted("partitions were lost to the group")

@@ -36,7 +36,7 @@ log = structlog.get_logger()
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 10.0
 _COLLECT_EVERY_S = 5.0
-_MADE_AGAIN = "it was deleted and made again; a fresh process begins at its beginning"
+_MADE_AGAIN = "it was deleted and made again; a fresh process begins it where startFrom says"
 
 RowT = TypeVar("RowT")
 Offsets = Mapping[int, int]
@@ -198,11 +198,12 @@ class StoringLoop(Generic[RowT]):
         ends = {each: end for each, end in self._reader.take_ends().items() if each in self._positions}
         if self._bucket is not None:
             self._bucket.spend(len(messages))
-        if messages or ends or self._uncommitted:
+        untold = bool(self._uncommitted) and not self._unplaced
+        if messages or ends or untold:
             self._check_input(self._topic_id())
         if messages or ends:
             self._store(messages, ends)
-        elif self._uncommitted:
+        elif untold:
             self._tell_group({})
 
     def _allowed(self) -> int:
@@ -258,7 +259,7 @@ class StoringLoop(Generic[RowT]):
             return
         try:
             topic_id = self._topic_id()
-            if self._positions:
+            if self._input_id:
                 self._check_input(topic_id)
             self._input_id = topic_id
             self._destination.prepare(topic_id)

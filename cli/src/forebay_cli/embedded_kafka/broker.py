@@ -335,7 +335,7 @@ def choose_ports(options: BrokerOptions) -> Ports:
     """Return ports that are free at this moment, with the given one where one is given.
 
     Raises:
-        PortTakenError: the given port is taken, or none is free.
+        PortTakenError: the given port is taken, or too few are free.
     """
     if options.port:
         require_free(options.port)
@@ -348,12 +348,12 @@ def choose_ports(options: BrokerOptions) -> Ports:
     return Ports(plain, controller, free.pop(), free.pop()) if options.security else Ports(plain, controller)
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, among: range = PORT_RANGE) -> list[int]:
     """Return so many different ports that are free at this moment; raises PortTakenError when there are fewer."""
-    found = list(islice(filter(port_is_free, random.sample(PORT_RANGE, len(PORT_RANGE))), count))
+    found = list(islice(filter(port_is_free, random.sample(among, len(among))), count))
     if len(found) < count:
         raise PortTakenError(
-            f"no {count} free ports from {PORT_RANGE.start} to {PORT_RANGE.stop - 1} on {HOST}: stop other programs"
+            f"no {count} free ports from {among.start} to {among.stop - 1} on {HOST}: stop other programs"
         )
     return found
 
