@@ -45,7 +45,9 @@ def until_it_has_all(service, partitions: int) -> None:
 
     def restored() -> set[int]:
         found: set[int] = set()
-        for line in service.log().splitlines():
+        for line in service.log().splitlines(keepends=True):
+            if not line.startswith("{") or not line.endswith("\n"):
+                continue  # the client's own words, or half a line
             said = json.loads(line)
             match said["event"]:
                 case "started":

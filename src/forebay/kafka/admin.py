@@ -38,6 +38,7 @@ from forebay.planning.topics import Action, AddPartitions, AlterConfig, CreateTo
 
 REQUEST_TIMEOUT_S = 10.0
 _REFRESH_S = 1.0
+"""To look for another broker after one did not answer; what was asked has failed already, and its caller waits."""
 LEADERS_TIMEOUT_S = 30.0
 """A new topic answers in milliseconds; a cluster that elects leaders after a failure may take this long."""
 
