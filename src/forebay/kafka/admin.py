@@ -231,8 +231,7 @@ class Admin:
             try:
                 return {n: self.answer(each, f"describe topic {n}", done=missing) for n, each in futures.items()}
             except TryLater:
-                with contextlib.suppress(KafkaException):  # the client goes on asking a broker that is gone
-                    self.client.list_topics(next(iter(futures)), timeout=_REFRESH_S)
+                self._look_around(next(iter(futures)), _REFRESH_S)  # the client goes on asking a broker that is gone
                 raise
 
         return answered
@@ -281,9 +280,13 @@ class Admin:
             return self._ask_for_offsets(topic, asked, isolation)
         except TryLater:
             # after a broker was restarted the client goes on asking with the leaders and epochs that it knew
-            with contextlib.suppress(KafkaException):
-                self.client.list_topics(topic, timeout=self._timeout_s)
+            self._look_around(topic, self._timeout_s)
             return self._ask_for_offsets(topic, asked, isolation)
+
+    def _look_around(self, topic: str, timeout_s: float) -> None:
+        """Have the client learn anew which brokers there are and which lead the topic, if one answers."""
+        with contextlib.suppress(KafkaException):
+            self.client.list_topics(topic, timeout=timeout_s)
 
     def _ask_for_offsets(
         self, topic: str, asked: dict[TopicPartition, OffsetSpec], isolation: IsolationLevel

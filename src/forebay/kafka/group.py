@@ -269,7 +269,7 @@ class GroupReader:
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 if event.partition() in self.owned:
                     self.ends[_partition(event)] = event.offset() or 0
-            elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+            elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
                 partition, offset = _partition(event), event.offset()
                 if partition not in self.owned:
                     continue
