@@ -52,6 +52,10 @@ def pytest_runtest_makereport(item):
     report = yield
     if report.failed and "sensors" in item.funcargs:
         release = item.funcargs["sensors"]
+        try:
+            report.sections.append(("where the readings are", release.progress()))
+        except Exception as error:  # noqa: BLE001 - Kafka or the database may be what failed
+            report.sections.append(("where the readings are", f"not known: {error}"))
         for namespace in (release.namespace, release.surroundings.namespace):
             report.sections.append((f"namespace {namespace}", kube.explain(namespace)))
     return report

@@ -208,9 +208,25 @@ class Sensors:
         sent = len(topics.read(self.surroundings.bootstrap, self.raw))
         self.until_stored(sent, deadline_s=120)
 
+    def progress(self) -> str:
+        """Where the readings are: how many in each topic and in the table, and what each group still has to read."""
+        bootstrap = self.surroundings.bootstrap
+        counts = {topic: len(topics.read(bootstrap, topic)) for topic in (self.raw, self.enriched)}
+        lags = {
+            stage: {
+                partition: lag for partition, lag in topics.lags(bootstrap, self._group(stage), topic).items() if lag
+            }
+            for stage, topic in (("enrich", self.raw), ("warehouse", self.enriched))
+        }
+        found = {"records": counts, "rows": self.stored(), "lag": lags, "open transactions": self.open_transactions()}
+        return "\n".join(f"{name}: {value}" for name, value in found.items())
+
+    def _group(self, stage: str) -> str:
+        return f"{self.namespace}.{NAME}.{stage}"
+
     def groups_at_rest(self) -> bool:
         """Whether no consumer is a member of the stages' groups."""
-        names = [f"{self.namespace}.{NAME}.{stage}" for stage in ("enrich", "warehouse")]
+        names = [self._group(stage) for stage in ("enrich", "warehouse")]
         admin = AdminClient({"bootstrap.servers": self.surroundings.bootstrap})  # answers as long as somebody holds it
         described = admin.describe_consumer_groups(names)
         return all(each.result(10).state is ConsumerGroupState.EMPTY for each in described.values())

@@ -109,15 +109,20 @@ def ends(bootstrap: str, topic: str, isolation: str) -> dict[int, int]:
 
 def lag(bootstrap: str, group: str, topic: str) -> int:
     """How far the group's committed offsets are behind the ends that committed readers see."""
+    return sum(lags(bootstrap, group, topic).values())
+
+
+def lags(bootstrap: str, group: str, topic: str) -> dict[int, int]:
+    """`lag` of each partition."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_committed"})
     try:
         numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         partitions = [TopicPartition(topic, each) for each in numbers]
-        total = 0
+        found = {}
         for committed in _answer(lambda: consumer.committed(partitions, timeout=10)):
             low, high = _watermarks(consumer, committed)
-            total += high - (committed.offset if committed.offset >= 0 else low)
-        return total
+            found[committed.partition] = high - (committed.offset if committed.offset >= 0 else low)
+        return found
     finally:
         consumer.close()
 
