@@ -1,5 +1,6 @@
 """Brokers that restart, die, answer late or not at all. Cases 7 to 10, and the watchdog for calls that never return."""
 
+import json
 import os
 import signal
 import threading
@@ -281,7 +282,8 @@ def test_a_call_that_does_not_return_ends_the_process(kafka, tmp_path):
             assert service.wait(25) == 70
         finally:
             os.kill(kafka.pid, signal.SIGCONT)
-        assert "does not return" in service.log()
+        (stuck,) = [json.loads(line) for line in service.log().splitlines() if "does not return" in line]
+        assert any("forebay/kafka/producer.py" in call for call in stuck["at"]), stuck["at"]
         with world.service() as successor:
             until_every_partition_progresses(world)
             finish(world, load, successor)

@@ -48,7 +48,7 @@ def delete_namespace(name: str, *, wait: bool = False) -> None:
 
 
 def explain(namespace: str) -> str:
-    """What a person would look at first: pods, events, and the last log lines of each container."""
+    """What a person would look at first: pods, events, the last log lines of each container, and where its threads stand."""
     parts = []
 
     def add(title: str, *arguments: str) -> None:
@@ -65,6 +65,9 @@ def explain(namespace: str) -> str:
         if any(state["restartCount"] for state in pod["status"].get("containerStatuses", ())):
             add(f"{name}, before its last restart", "logs", name, "--tail", "15", "--previous")
         add(name, "logs", name, "--tail", "15")
+        if "forebay.dev/stage" in pod["metadata"].get("labels", {}):
+            add(f"threads of {name}", "exec", name, "--", "sh", "-c", "kill -USR1 1")
+            add(name, "logs", name, "--since", "3s")
     return "\n".join(parts)
 
 

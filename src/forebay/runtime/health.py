@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -62,16 +63,27 @@ class Health:
         return self._unready
 
     def watch(self) -> None:
-        """End the process when a blocking call never returns. A thread of its own, for the loop cannot."""
+        """End the process when a blocking call of this thread never returns. A thread of its own, for the loop cannot."""
+        loop = threading.get_ident()
 
         def watch() -> None:
             while self.is_alive:
                 time.sleep(1)
-            log.error("the loop is stuck in a call that does not return; ending the process", silent_s=self.silence_s)
+            log.error(
+                "the loop is stuck in a call that does not return; ending the process",
+                silent_s=round(self.silence_s, 1),
+                at=_place_of(loop),
+            )
             sys.stderr.flush()
             os._exit(STUCK_EXIT_STATUS)
 
         threading.Thread(target=watch, name="watchdog", daemon=True).start()
+
+
+def _place_of(thread: int) -> list[str]:
+    """Where a thread stands, as `function (file:line)`, outermost call first."""
+    frames = traceback.extract_stack(sys._current_frames()[thread])  # noqa: SLF001 - public, in spite of its name
+    return [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames]
 
 
 class _SilentHandler(WSGIRequestHandler):

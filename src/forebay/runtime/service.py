@@ -1,9 +1,10 @@
 """The frame of every service: read the settings, log, serve probes, wait for what is missing, run, end in order.
 
 Exit status: 0 done or asked to stop, 1 failed and worth a restart, 70 stuck, 78 nothing but an edit helps (the supervisor
-of `forebay run` does not restart that; Kubernetes backs off).
+of `forebay run` does not restart that; Kubernetes backs off). SIGUSR1 writes where every thread stands to standard error.
 """
 
+import faulthandler
 import gc
 import os
 import signal
@@ -219,6 +220,7 @@ def _listen_for_signals(stopping: Stopping) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN if os.environ.get("FOREBAY_PARENT_PID") else on_signal)
+    faulthandler.register(signal.SIGUSR1)  # tells where each thread stands, also when no Python code can run
 
 
 def _follow_parent(parent: int, stopping: Stopping) -> None:
