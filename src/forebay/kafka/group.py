@@ -213,7 +213,15 @@ class GroupReader:
             self.ends.pop(each.partition, None)
 
     def _assign(self, places: list[TopicPartition]) -> None:
+        """Begin to fetch the places; returns when the client's own thread has begun.
+
+        It begins in its own time, once what was fetched before has ended. In librdkafka 2.16 a pause or resume takes its number
+        before it is queued: one of the same moment as the start could come behind it with a lower number, and be thrown away
+        without a word (its issue 5591): a partition that is paused for ever. Any question to that thread is answered behind the
+        start.
+        """
         self._consumer.incremental_assign(places)
+        self._consumer.assignment()
         self._sought.update({each.partition: max(0, each.offset) for each in places})
 
     def _start_of(self, partition: int) -> int:
@@ -229,7 +237,11 @@ class GroupReader:
         self.rewind({partition: offset})
 
     def pause(self, partitions: Iterable[int]) -> None:
-        """Stop fetching, keep owning."""
+        """Stop fetching, keep owning.
+
+        Like `resume` it may be lost when a rebalance begins at the same moment (see `_assign`): say it again in `on_assigned`,
+        with which every rebalance ends, and expect records until then.
+        """
         self._consumer.pause(self._of(partitions))
 
     def resume(self, partitions: Iterable[int]) -> None:

@@ -218,7 +218,7 @@ class ProcessingLoop:
 
     def _process(self, run: Run) -> None:
         stage = self._owned.get(run.partition)
-        if stage is None or run.partition in self._restorer.partitions:
+        if stage is None or run.partition in self._restorer.partitions:  # it comes again after the restore
             return
         begun = time.perf_counter()
         self._begin()
@@ -304,6 +304,8 @@ class ProcessingLoop:
         self._due = time.monotonic() + self._interval_s
         transaction = self._transaction
         for partition, end in self._reader.take_ends().items():
+            if partition in self._restorer.partitions:  # the records before it may have been dropped
+                continue
             if end > transaction.offsets.get(partition, self._committed.get(partition, -1)):
                 transaction.offsets[partition] = end
         if not transaction.offsets:
@@ -576,7 +578,8 @@ class ProcessingLoop:
         log.info("partitions assigned", partitions=sorted(partitions), owned=len(self._owned))
         self._restore(partitions)
         self._reader.pause(self._restorer.partitions)
-        self._reader.resume(self._owned.keys() - self._restorer.partitions)  # some may have gone and come back paused
+        # Some may have gone and come back paused; for the others see `GroupReader.pause`.
+        self._reader.resume(self._owned.keys() - self._restorer.partitions)
 
     def _restore(self, partitions: Sequence[int]) -> None:
         stores: dict[int, dict[str, Store]] = {}
@@ -591,12 +594,12 @@ class ProcessingLoop:
         """One slice of the changelogs that are being read; the loop polls in between."""
         if self._restorer.partitions:
             done = self._restorer.step()
-            for partition in done:
-                offset = self._resume_at(partition)
+            places = {partition: self._resume_at(partition) for partition in done}
+            for partition, offset in places.items():
                 commit = self._commits.get(partition)
                 if offset is not None and (commit is None or commit.offset != offset):
                     log.warning("going on where the state stands", partition=partition, offset=offset)
-                    self._reader.seek(partition, offset)
+            self._reader.rewind(places)  # what follows may have come in spite of the pause, and was dropped
             self._reader.resume(done)
 
     def _revoked(self, partitions: list[int]) -> None:

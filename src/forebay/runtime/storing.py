@@ -236,7 +236,8 @@ class StoringLoop(Generic[RowT]):
 
     def _assigned(self, partitions: list[int]) -> None:
         self._unplaced.update(partitions)
-        self._reader.pause(partitions)
+        self._reader.pause(self._unplaced)
+        self._reader.resume(self._positions)  # see `GroupReader.pause`
         self._replica.metrics.partitions.set(len(self._reader.owned))
 
     def _left(self, partitions: list[int]) -> None:
