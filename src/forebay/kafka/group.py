@@ -101,8 +101,8 @@ class GroupReader:
         self._check_topic = check_topic
         self._lost: dict[int, tuple[int, int]] = {}
         """From where to where lost offsets have been told, by partition: an abort meets them again."""
-        self._sought: dict[int, int] = {}
-        """The offset that each partition was last assigned at, where it was given as one."""
+        self._next: dict[int, int] = {}
+        """The offset from which each partition is still to be handed out."""
         self._begun: dict[int, int] = {}
         """Where partitions without a commit were begun at what was the end then: records have come since."""
         self._failure: BaseException | None = None
@@ -120,6 +120,7 @@ class GroupReader:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        begins = self._next.copy()  # what is in hand lies before what an event makes this seek
         if any(map(Message.error, messages)):  # in C: this line sees every record
             again = self._note([message for message in messages if message.error() is not None])
             messages = [
@@ -130,11 +131,20 @@ class GroupReader:
             ]
         if self._rebalanced:
             messages = [message for message in messages if message.partition() in self.owned]
-        return [
-            _run(partition, list(run))
+        runs = (
+            self._run(partition, list(run), begins.get(partition, 0))
             for partition, run in groupby(messages, key=Message.partition)
             if partition is not None
-        ]
+        )
+        return [run for run in runs if run.messages]
+
+    def _run(self, partition: int, messages: list[Message], begin: int) -> Run:
+        """What of these was not handed out before: librdkafka may give again what it gave when a rebalance paused it."""
+        if _offset(messages[0]) < begin:
+            messages = [message for message in messages if _offset(message) >= begin]
+        run = Run(partition, messages, _offset(messages[-1]) + 1 if messages else begin)
+        self._next[partition] = max(run.next_offset, self._next.get(partition, 0))
+        return run
 
     def take_ends(self) -> dict[int, int]:
         """Where "end of partition" was seen since the last call.
@@ -199,7 +209,8 @@ class GroupReader:
     def rewind(self, offsets: Mapping[int, int | None]) -> None:
         """Continue the owned partitions among these at the offsets (None: `start_from`); what was fetched is dropped.
 
-        An aborted transaction does not rewind the consumer by itself.
+        An aborted transaction does not rewind the consumer by itself. A rebalance that waits for its callback takes this for the
+        answer: what it takes away may have another owner before `on_revoked` is called. So nothing may be in work now.
         """
         again = [
             TopicPartition(self.topic, partition, self._start_of(partition) if offset is None else offset)
@@ -213,16 +224,16 @@ class GroupReader:
             self.ends.pop(each.partition, None)
 
     def _assign(self, places: list[TopicPartition]) -> None:
-        """Begin to fetch the places; returns when the client's own thread has begun.
+        """Begin to fetch the places; returns when the client has queued that for its own thread.
 
-        It begins in its own time, once what was fetched before has ended. In librdkafka 2.16 a pause or resume takes its number
-        before it is queued: one of the same moment as the start could come behind it with a lower number, and be thrown away
-        without a word (its issue 5591): a partition that is paused for ever. Any question to that thread is answered behind the
-        start.
+        It does so in its own time, once what was fetched before has ended. In librdkafka 2.16 a pause, a resume and a start take
+        their number before they are queued: of two at one moment the later number may come first, and the other is thrown away
+        without a word (its issue 5591). The partition would be paused, or not read, for ever. Any question to that thread is
+        answered behind the start.
         """
         self._consumer.incremental_assign(places)
         self._consumer.assignment()
-        self._sought.update({each.partition: max(0, each.offset) for each in places})
+        self._next.update({each.partition: max(0, each.offset) for each in places})
 
     def _start_of(self, partition: int) -> int:
         """Where a partition without a commit begins, the same at every look: "latest" would skip what has come since."""
@@ -287,7 +298,7 @@ class GroupReader:
                     continue
                 if offset is None:
                     self._answer_unplaced(partition, error)
-                elif offset >= self._sought.get(partition, 0):  # not of an earlier place
+                elif offset >= self._next.get(partition, 0):  # not of an earlier place
                     again[partition] = self._pass_over_lost(partition, offset)
             else:
                 self._raise_unless_passing(error)
@@ -368,6 +379,7 @@ class GroupReader:
             for partition in gone:
                 self.ends.pop(partition, None)
                 self._begun.pop(partition, None)
+                self._next.pop(partition, None)
             self._guarded(lambda: self._consumer.incremental_unassign(partitions))
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -385,7 +397,3 @@ def _partition(message: Message) -> int:
 
 def _offset(message: Message) -> int:
     return message.offset()  # type: ignore[return-value]  # likewise
-
-
-def _run(partition: int, messages: list[Message]) -> Run:
-    return Run(partition, messages, messages[-1].offset() + 1)  # type: ignore[operator]

@@ -69,21 +69,24 @@ class Health:
         def watch() -> None:
             while self.is_alive:
                 time.sleep(1)
-            log.error(
-                "the loop is stuck in a call that does not return; ending the process",
-                silent_s=round(self.silence_s, 1),
-                at=_place_of(loop),
-            )
-            sys.stderr.flush()
-            os._exit(STUCK_EXIT_STATUS)
+            try:
+                log.error(
+                    "the loop is stuck in a call that does not return; ending the process",
+                    silent_s=round(self.silence_s, 1),
+                    at=_place_of(loop),
+                )
+                sys.stderr.flush()
+            finally:
+                os._exit(STUCK_EXIT_STATUS)
 
         threading.Thread(target=watch, name="watchdog", daemon=True).start()
 
 
 def _place_of(thread: int) -> list[str]:
-    """Where a thread stands, as `function (file:line)`, outermost call first."""
-    frames = traceback.extract_stack(sys._current_frames()[thread])  # noqa: SLF001 - public, in spite of its name
-    return [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames]
+    """Where a thread stands, as `function (file:line)`, innermost call first. Reads no file: the disk may be what hangs."""
+    frame = sys._current_frames().get(thread)  # noqa: SLF001 - public, in spite of its name
+    calls = [] if frame is None else traceback.walk_stack(frame)
+    return [f"{each.f_code.co_name} ({each.f_code.co_filename}:{line})" for each, line in calls]
 
 
 class _SilentHandler(WSGIRequestHandler):

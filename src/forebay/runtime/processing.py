@@ -104,6 +104,8 @@ class ProcessingLoop:
         self._waited_for_topics = False
         self._forbidden = False
         """The user may not describe the topics, and nothing can be committed."""
+        self._missed: set[int] = set()
+        """Partitions of which something came, in spite of the pause, before they were restored."""
         self._poison: dict[tuple[int, int], int] = {}
         self._suspects: dict[int, int] = {}
         """By partition, the offset before which the record stands that the broker refused."""
@@ -174,6 +176,8 @@ class ProcessingLoop:
     def _round(self) -> None:
         self._replica.health.beat()
         self._look_at_topics()
+        if self._waited_for_topics:  # and stops now: what came meanwhile was dropped
+            return
         self._restore_some()
         now = time.monotonic()
         wait = 0.01 if self._restorer.partitions else min(_LOOK_EVERY_S, max(0.0, self._due - now))
@@ -218,7 +222,10 @@ class ProcessingLoop:
 
     def _process(self, run: Run) -> None:
         stage = self._owned.get(run.partition)
-        if stage is None or run.partition in self._restorer.partitions:  # it comes again after the restore
+        if stage is None:
+            return
+        if run.partition in self._restorer.partitions:
+            self._missed.add(run.partition)
             return
         begun = time.perf_counter()
         self._begin()
@@ -304,7 +311,8 @@ class ProcessingLoop:
         self._due = time.monotonic() + self._interval_s
         transaction = self._transaction
         for partition, end in self._reader.take_ends().items():
-            if partition in self._restorer.partitions:  # the records before it may have been dropped
+            if partition in self._restorer.partitions or partition in self._missed:
+                self._missed.add(partition)
                 continue
             if end > transaction.offsets.get(partition, self._committed.get(partition, -1)):
                 transaction.offsets[partition] = end
@@ -442,6 +450,7 @@ class ProcessingLoop:
         """Continue every owned partition at its committed offset, some after a restore; the transaction is forgotten."""
         self._commits = self._reader.commits(self._owned)
         self._reader.rewind({partition: self._resume_at(partition) for partition in self._owned})
+        self._missed.clear()
         self._restore(restore)
         unsuspected = self._reader.owned.difference(self._suspects) if self._suspects else set()
         waiting = self._restorer.partitions | unsuspected
@@ -594,12 +603,18 @@ class ProcessingLoop:
         """One slice of the changelogs that are being read; the loop polls in between."""
         if self._restorer.partitions:
             done = self._restorer.step()
-            places = {partition: self._resume_at(partition) for partition in done}
-            for partition, offset in places.items():
-                commit = self._commits.get(partition)
+            again: dict[int, int | None] = {}
+            for partition in done:
+                offset, commit = self._resume_at(partition), self._commits.get(partition)
                 if offset is not None and (commit is None or commit.offset != offset):
                     log.warning("going on where the state stands", partition=partition, offset=offset)
-            self._reader.rewind(places)  # what follows may have come in spite of the pause, and was dropped
+                    again[partition] = offset
+                elif partition in self._missed:
+                    again[partition] = offset
+            if again:
+                self._commit()
+                self._reader.rewind(again)
+                self._missed.difference_update(again)
             self._reader.resume(done)
 
     def _revoked(self, partitions: list[int]) -> None:
@@ -627,6 +642,7 @@ class ProcessingLoop:
             self._clear(partition)
             self._transaction.offsets.pop(partition, None)
             self._restorer.drop(partition)
+            self._missed.discard(partition)
             if stage is not None:
                 for state in stage.states.values():
                     state.store.close()

@@ -1,7 +1,7 @@
 """The frame of every service: read the settings, log, serve probes, wait for what is missing, run, end in order.
 
 Exit status: 0 done or asked to stop, 1 failed and worth a restart, 70 stuck, 78 nothing but an edit helps (the supervisor
-of `forebay run` does not restart that; Kubernetes backs off). SIGUSR1 writes where every thread stands to standard error.
+of `forebay run` does not restart that; Kubernetes backs off). On SIGUSR1 it tells, on standard error, where each thread stands.
 """
 
 import faulthandler
