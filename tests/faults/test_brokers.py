@@ -10,7 +10,7 @@ import psutil
 import pytest
 import topics
 from load import Load, until_every_partition_progresses
-from promises import HEALED_S
+from promises import FAILED_OVER_S, HEALED_S
 from proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, PRODUCE
 from services import Service, unready, until
 from world import AVERAGE, World, assert_all_is_right, readings
@@ -83,7 +83,7 @@ def test_8_brokers_that_are_killed_one_after_the_other(tmp_path, lost):
                     INIT_PRODUCER_ID in cluster.proxies[node].requests[count:] for node, count in asked.items()
                 ),
                 what="a new epoch",
-                deadline_s=HEALED_S,
+                deadline_s=FAILED_OVER_S,
             )
             for proxy in cluster.proxies.values():
                 proxy.heal()
@@ -103,7 +103,7 @@ def _kill(cluster: Cluster, node: int) -> None:
 
 def _comes_back(cluster: Cluster, world: World, node: int) -> None:
     """Without the broker every partition progresses; with it the cluster is whole again."""
-    until_every_partition_progresses(world)
+    until_every_partition_progresses(world, deadline_s=FAILED_OVER_S)
     cluster.brokers[node].restart()
     cluster.proxies[node].heal()
     until(lambda: cluster.is_whole(world.raw), what="the broker is in sync again")
@@ -185,10 +185,14 @@ def test_9_records_that_are_not_acknowledged_in_time(kafka, proxy, tmp_path):
 
 
 def test_9_a_transaction_that_the_broker_has_never_heard_of(kafka, proxy, tmp_path):
-    """Its records time out in a full queue; when it is to be aborted the broker says that there is none."""
+    """Its records time out in a full queue; when it is to be aborted the broker says that there is none.
+
+    It lasts so long that the queue is full before it is to be committed, on a slow machine, too.
+    """
     extra = """
       kafkaProperties: {queue.buffering.max.messages: "1000"}
       delivery: {timeoutMs: 2000}
+      batch: {maxWaitMs: 3000}
 """
     world = World(kafka, tmp_path, AVERAGE, extra=extra)
     records = list(readings(6_000))
