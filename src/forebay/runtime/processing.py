@@ -176,7 +176,7 @@ class ProcessingLoop:
     def _round(self) -> None:
         self._replica.health.beat()
         self._look_at_topics()
-        if self._waited_for_topics:  # and stops now: what came meanwhile was dropped
+        if self._waited_for_topics and self._replica.stopping:  # what came while it waited was dropped
             return
         self._restore_some()
         now = time.monotonic()
