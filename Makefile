@@ -28,7 +28,7 @@ unit: .setup/dev ## Run the tests without IO
 
 .PHONY: faults
 faults: .setup/dev ## Injure the processor for real (kill -9, stopped brokers, full disks ...): the set of 10 minutes
-	@$(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 tests/faults -m "not long"
+	@$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 tests/faults -m "not long"
 
 .PHONY: faults-all
 faults-all: .setup/dev ## All faults, long cases at full length
