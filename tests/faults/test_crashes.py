@@ -1,7 +1,6 @@
 """kill -9 at the exact points where a transaction, its commit and the local state are between two steps. Cases 1 to 4."""
 
 import random
-import shutil
 import signal
 import time
 
@@ -64,12 +63,7 @@ def test_4_killed_during_a_restore_and_again(kafka, tmp_path):
     """What a restore has written so far is continued, and nothing is processed on top of half a state."""
     world = World(kafka, tmp_path, AVERAGE, partitions=1)
     records = list(readings(105_000, devices=20_000))
-    world.write(records[:100_000])
-    with world.service() as service:
-        until(world.drained, what="the first part processed")
-        assert service.stop() == 0
-    world.write(records[100_000:])
-    shutil.rmtree(tmp_path / "enrich-0")
+    world.lose_the_stores_between(records[:100_000], records[100_000:])
 
     for _ in range(2):
         # The first write says where the restore begins, the second one is a slice of the changelog.

@@ -1,6 +1,5 @@
 """Partitions that move while transactions are open. Case 11."""
 
-import shutil
 import time
 
 import pytest
@@ -77,12 +76,7 @@ def test_nothing_is_lost_of_what_comes_during_a_restore(kafka, tmp_path):
     """A pause can get lost in the client; records of a partition that is not restored yet have to come again."""
     world = World(kafka, tmp_path, AVERAGE)
     records = list(readings(110_000, devices=20_000))
-    world.write(records[:100_000])
-    with world.service() as service:
-        until(world.drained, what="the first part processed")
-        assert service.stop() == 0
-    world.write(records[100_000:])
-    shutil.rmtree(tmp_path / "enrich-0")
+    world.lose_the_stores_between(records[:100_000], records[100_000:])
     with losing_pauses(world.service()) as service:
         until(world.drained, what="everything processed")
         assert service.stop() == 0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import topics
 from rocksdict import AccessType, Options, Rdict
-from services import Service, Supervised
+from services import Service, Supervised, until
 
 
 class World:
@@ -59,6 +59,15 @@ spec:
 
     def drained(self) -> bool:
         return topics.lag(self.bootstrap, self.group, self.raw) == 0
+
+    def lose_the_stores_between(self, former, later) -> None:
+        """The former records are processed, the later ones are not, and the local stores have to be restored."""
+        self.write(former)
+        with self.service() as service:
+            until(self.drained, what="the first part processed")
+            assert service.stop() == 0
+        self.write(later)
+        shutil.rmtree(self.folder / "enrich-0")
 
     def output(self):
         return topics.read(self.bootstrap, self.enriched)
