@@ -612,7 +612,7 @@ class ProcessingLoop:
                 elif partition in self._missed:
                     again[partition] = offset
             if again:
-                self._commit()
+                self._commit()  # see `GroupReader.rewind`
                 self._reader.rewind(again)
                 self._missed.difference_update(again)
             self._reader.resume(done)
